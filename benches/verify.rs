@@ -1,0 +1,183 @@
+//! What verification costs, accepted and refused.
+//!
+//! The first two cases are the shape of perf.md's reference figures: 13 headers, 4 of them signed, two
+//! query pairs, signing key cached. Refusals matter as much: strangers send those.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use orbit::auth::{KeyEntry, Keyring, Rules, Signer, claim};
+use orbit::clock::{Clock, ManualClock, Moment};
+use orbit::request::Head;
+
+const ID: &str = "AKIDEXAMPLE";
+const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+struct Scene {
+    head: Head,
+    body: Vec<u8>,
+    rules: Rules,
+    keyring: Keyring,
+    now: Moment,
+}
+
+impl Scene {
+    /// A signed request with `signed` headers beside those that the signer adds; `declare` keeps the
+    /// body's hash in the head.
+    fn new(target: &str, signed: &[(&str, &str)], body: Vec<u8>, declare: bool) -> Self {
+        let now = ManualClock::at(1_705_314_600).now();
+        let signer = Signer::new(ID, &SECRET.into(), None, "us-east-1", "execute-api");
+        let added = signer.sign("POST", "orbit.example", target, signed, &body, now).expect("signable");
+        let mut head = format!("POST {target} HTTP/1.1\r\nHost: orbit.example\r\n");
+        for (name, value) in UNSIGNED.iter().chain(signed) {
+            head += &format!("{name}: {value}\r\n");
+        }
+        for (name, value) in &added {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let mut scene = Self {
+            head: parse(head),
+            body,
+            rules: Rules {
+                regions: vec!["us-east-1".into()],
+                services: vec!["execute-api".into()],
+                clock_skew: Duration::from_secs(300),
+                unsigned_payload: false,
+            },
+            keyring: keyring(),
+            now,
+        };
+        if !declare {
+            scene.head = undeclared(target, signed, &scene.body);
+        }
+        scene
+    }
+
+    fn verify(&self) -> bool {
+        let claim = claim(black_box(&self.head), &self.rules, &self.keyring, self.now);
+        claim.and_then(|claim| claim.identify(black_box(&self.body))).is_ok()
+    }
+}
+
+/// What a browser, a balancer and an HTTP library add and nobody signs.
+const UNSIGNED: [(&str, &str); 8] = [
+    ("User-Agent", "python-requests/2.32.3"),
+    ("Accept-Encoding", "gzip, deflate, br"),
+    ("Accept", "*/*"),
+    ("Connection", "keep-alive"),
+    ("X-Forwarded-For", "203.0.113.7"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Amzn-Trace-Id", "Root=1-67891233-abcdef012345678912345678"),
+    ("Content-Length", "200"),
+];
+
+/// The same request signed as most clients of execute-api do: without `x-amz-content-sha256`.
+fn undeclared(target: &str, signed: &[(&str, &str)], body: &[u8]) -> Head {
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    use aws_sigv4::sign::v4;
+    let identity = aws_credential_types::Credentials::new(ID, SECRET, None, None, "bench").into();
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("execute-api")
+        .time(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_314_600))
+        .settings(SigningSettings::default())
+        .build()
+        .expect("all set")
+        .into();
+    let uri = format!("http://orbit.example{target}");
+    let request = SignableRequest::new("POST", uri, signed.iter().copied(), SignableBody::Bytes(body));
+    let (instructions, _) = sign(request.expect("signable"), &params).expect("signed").into_parts();
+    let mut head = format!("POST {target} HTTP/1.1\r\nHost: orbit.example\r\n");
+    for (name, value) in UNSIGNED.iter().chain(signed).copied().chain(instructions.headers()) {
+        head += &format!("{name}: {value}\r\n");
+    }
+    parse(head)
+}
+
+fn parse(head: String) -> Head {
+    Head::parse(Bytes::from(head + "\r\n")).expect("a head")
+}
+
+fn keyring() -> Keyring {
+    let entry = |n: usize| KeyEntry {
+        access_key_id: if n == 0 { ID.into() } else { format!("AKID{n}") },
+        secret_access_key: SECRET.into(),
+        session_token: None,
+        principal: "team".into(),
+        not_before: None,
+        not_after: None,
+        disabled: false,
+    };
+    Keyring::from_entries((0..100).map(entry).collect()).expect("valid keys")
+}
+
+fn accepted(c: &mut Criterion) {
+    let signed = [("Content-Type", "application/json"), ("X-Correlation-ID", "abc123-def456")];
+    let target = "/dispatch?stage=prod&trace=1";
+    let many: Vec<_> = (0..98).map(|n| (format!("x-header-{n:02}"), format!("value {n}"))).collect();
+    let many: Vec<_> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let pairs: Vec<_> = (0..280).map(|n| format!("parameter{:03}=a%20value%2F{n:03}", (n * 11) % 280)).collect();
+    let long = format!("/dispatch?{}", pairs.join("&"));
+    assert!((7_900..=8_192).contains(&long.len()), "{}", long.len());
+
+    let mut group = c.benchmark_group("verify");
+    for (name, target, signed, body, declare) in [
+        ("body_200", target, &signed[..], 200, false),
+        ("body_200_declared", target, &signed[..], 200, true),
+        ("body_64k", target, &signed[..], 65_536, false),
+        ("query_8k", &long, &signed[..], 200, false),
+        ("signed_headers_100", target, &many[..], 200, false),
+    ] {
+        let scene = Scene::new(target, signed, vec![b'a'; body], declare);
+        assert!(scene.verify(), "{name}");
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(name, |b| b.iter(|| scene.verify()));
+    }
+    let mut cold = Scene::new(target, &signed, vec![b'a'; 200], false);
+    group.bench_function("body_200_cold_key", |b| {
+        b.iter_batched_ref(
+            keyring,
+            |keyring| {
+                std::mem::swap(&mut cold.keyring, keyring);
+                assert!(cold.verify());
+            },
+            criterion::BatchSize::SmallInput,
+        )
+    });
+    group.finish();
+}
+
+fn refused(c: &mut Criterion) {
+    let signed = [("Content-Type", "application/json"), ("X-Correlation-ID", "abc123-def456")];
+    let scene = Scene::new("/dispatch", &signed, vec![b'a'; 200], false);
+    let head = |from: &str, to: &str| {
+        let mut text = String::from("POST /dispatch HTTP/1.1\r\n");
+        for (name, value) in scene.head.fields() {
+            text += &format!("{}: {}\r\n", String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        }
+        assert!(text.contains(from), "{from}");
+        parse(text.replacen(from, to, 1))
+    };
+    let mut group = c.benchmark_group("refuse");
+    for (name, head) in [
+        ("malformed", head("SignedHeaders=", "signedheaders=")),
+        ("unknown_key", head(ID, "AKIDUNKNOWN")),
+        ("expired", head("20240115T103000Z", "20240115T003000Z")),
+        ("bearer", head("AWS4-HMAC-SHA256", "Bearer")),
+        ("wrong_signature", head("Signature=", "Signature=").clone()),
+    ] {
+        let mut scene = Scene { head, ..Scene::new("/dispatch", &signed, vec![b'a'; 200], false) };
+        if name == "wrong_signature" {
+            scene.body.push(b'b');
+        }
+        assert!(!scene.verify(), "{name}");
+        group.bench_function(name, |b| b.iter(|| scene.verify()));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, accepted, refused);
+criterion_main!(benches);

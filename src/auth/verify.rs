@@ -1,0 +1,322 @@
+//! From a head to a claim, and from a claim with its body to a caller.
+//!
+//! The order follows AWS's: form, signed headers, date, scope, payload declaration, key, token,
+//! signature. All of it is cheap and comes before the body is read; when the head declares the body's
+//! hash, the signature too. Nothing that is compared is taken from the request: region and service
+//! come from the configuration, the secret from the keyring, the hash from the body itself.
+//!
+//! A known key id can be told from an unknown one by whoever withholds the body: reading a mebibyte
+//! for every stranger would cost more than an id that is no secret is worth. The answer is the same.
+//! Invariant: signatures and tokens are compared in constant time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sigv4::sign::v4::calculate_signature;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::canonical::{Canonical, Form, escapes_are_valid, has_query_authentication};
+use super::claim::{ALGORITHM, Authorization, Credential, at_most_one, hex64, malformed};
+use super::keyring::{Key, Keyring, SigningKey, Standing};
+use super::stamp::Stamp;
+use super::{Issue, refuse};
+use crate::clock::Moment;
+use crate::error::{Code, Details, Rejection};
+use crate::request::Head;
+
+/// What a signature must be made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Regions and services that a scope may name.
+    pub regions: Vec<String>,
+    pub services: Vec<String>,
+    /// How far the signing instant may lie from now, both ways, both ends included.
+    pub clock_skew: Duration,
+    /// Whether a body may be left out of the signature (`UNSIGNED-PAYLOAD`).
+    pub unsigned_payload: bool,
+}
+
+/// A signature that can still be right: everything but the body is checked.
+pub struct Claim {
+    key: Arc<Key>,
+    proof: Proof,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Who signed; made by [`Claim::identify`] only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    principal: Arc<str>,
+    access_key_id: Arc<str>,
+}
+
+impl Caller {
+    pub fn principal(&self) -> &Arc<str> {
+        &self.principal
+    }
+
+    pub fn access_key_id(&self) -> &Arc<str> {
+        &self.access_key_id
+    }
+}
+
+/// What the body still has to prove.
+enum Proof {
+    /// The signature holds for a body with this hash.
+    Declared([u8; 64]),
+    /// The signature holds for any body, by permission of the rules.
+    Unsigned,
+    /// The signature is checked once the body's hash completes the canonical request.
+    Open(Box<Open>),
+}
+
+struct Open {
+    /// Canonical requests hashed up to the payload, the specification's form first.
+    first: Sha256,
+    others: Vec<Sha256>,
+    seal: Seal,
+}
+
+/// What the hash of a canonical request is compared through.
+struct Seal {
+    signing_key: Arc<SigningKey>,
+    stamp: Stamp,
+    signature: [u8; 64],
+}
+
+/// Checks all that the head alone can prove.
+///
+/// # Errors
+/// `400` if the query has a bad escape, `401` for everything else; see [`Issue`].
+pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Result<Claim, Rejection> {
+    let query = head.query().unwrap_or_default().as_bytes();
+    if !escapes_are_valid(query) {
+        return Err(Rejection::field("query", "malformed percent escape"));
+    }
+    let parts = Authorization::parse(authorization(head, query)?)?;
+    let canonical = Canonical::new(head, &parts.signed)?;
+    let stamp = stamp(head)?;
+    check_window(&stamp, rules, now)?;
+    let (region, service) = check_scope(&parts.credential, &stamp, rules)?;
+    let payload = Payload::declared(head, rules)?;
+    let token = at_most_one(head, "x-amz-security-token")?;
+    let key = usable_key(parts.credential.access_key_id, keyring, now)?;
+    let signing_key = key.signing_key(&stamp, region, service);
+    let seal = Seal { signing_key, stamp, signature: *parts.signature };
+
+    let mut buffer = Vec::with_capacity(canonical.size_hint());
+    let mut hash = |form: Form| {
+        buffer.clear();
+        canonical.write(form, &mut buffer);
+        Sha256::new_with_prefix(&buffer)
+    };
+    let proof = match payload {
+        Payload::Absent => {
+            check_token(key, token)?;
+            let first = hash(Form::default());
+            let others = canonical.forms().skip(1).map(hash).collect();
+            Proof::Open(Box::new(Open { first, others, seal }))
+        }
+        Payload::Hash(_) | Payload::Unsigned => {
+            // Whoever lacks the secret learns nothing about the token.
+            if !canonical.forms().any(|form| seal.holds(hash(form), payload.line())) {
+                return Err(wrong_secret(key));
+            }
+            check_token(key, token)?;
+            if let Payload::Hash(hash) = payload { Proof::Declared(hash) } else { Proof::Unsigned }
+        }
+    };
+    Ok(Claim { key: key.clone(), proof })
+}
+
+impl Claim {
+    /// Binds the body and names the caller.
+    ///
+    /// # Errors
+    /// `401`: `payload_mismatch` if the head declared another hash, `mismatch` if the signature does
+    /// not hold for this body.
+    pub fn identify(self, body: &[u8]) -> Result<Caller, Rejection> {
+        match self.proof {
+            Proof::Unsigned => {}
+            Proof::Declared(declared) => {
+                if hex(&Sha256::digest(body)) != declared {
+                    return Err(refuse(Issue::PayloadMismatch, "body does not have the hash that its head declares"));
+                }
+            }
+            Proof::Open(open) => {
+                let payload = hex(&Sha256::digest(body));
+                let mut hashes = std::iter::once(open.first).chain(open.others);
+                if !hashes.any(|hash| open.seal.holds(hash, &payload)) {
+                    return Err(wrong_secret(&self.key));
+                }
+            }
+        }
+        Ok(Caller { principal: self.key.principal().clone(), access_key_id: self.key.id().clone() })
+    }
+}
+
+impl Seal {
+    /// Whether the signature is the one of this canonical request, hashed up to its payload line.
+    fn holds(&self, canonical: Sha256, payload: &[u8]) -> bool {
+        let hash = hex(&canonical.chain_update(payload).finalize());
+        let to_sign = string_to_sign(&self.stamp, self.signing_key.scope(), &hash);
+        // Measured 80 ns above `hmac` used directly, of 2.2 µs in all: not worth a second implementation.
+        let expected = calculate_signature(self.signing_key.key(), &to_sign);
+        expected.as_bytes().ct_eq(&self.signature).into()
+    }
+}
+
+/// The string to sign: algorithm, instant, scope and the canonical request's hash in hexadecimal.
+pub fn string_to_sign(stamp: &Stamp, scope: &str, hash: &[u8; 64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ALGORITHM.len() + stamp.text().len() + scope.len() + hash.len() + 3);
+    for line in [ALGORITHM.as_bytes(), stamp.text(), scope.as_bytes()] {
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.extend_from_slice(hash);
+    out
+}
+
+/// What `x-amz-content-sha256` says about the body.
+#[derive(Clone, Copy)]
+enum Payload {
+    Absent,
+    Hash([u8; 64]),
+    Unsigned,
+}
+
+impl Payload {
+    fn declared(head: &Head, rules: &Rules) -> Result<Self, Rejection> {
+        let Some(value) = at_most_one(head, "x-amz-content-sha256")? else { return Ok(Self::Absent) };
+        if let Some(hash) = hex64(value) {
+            return Ok(Self::Hash(*hash));
+        }
+        if value.starts_with(b"STREAMING-") {
+            // Chunk signatures are S3's own; accepting the word without checking them voids the signature.
+            return Err(refuse(Issue::UnsupportedAlgorithm, "x-amz-content-sha256 declares chunk signatures"));
+        }
+        match (value == UNSIGNED_PAYLOAD, rules.unsigned_payload) {
+            (true, true) => Ok(Self::Unsigned),
+            (true, false) => {
+                Err(refuse(Issue::PayloadMismatch, "auth.unsigned_payload does not allow unsigned bodies"))
+            }
+            (false, _) => Err(malformed("x-amz-content-sha256 is no lower-case SHA-256")),
+        }
+    }
+
+    /// The last line of the canonical request.
+    fn line(&self) -> &[u8] {
+        match self {
+            Self::Absent => &[],
+            Self::Hash(hash) => hash,
+            Self::Unsigned => UNSIGNED_PAYLOAD,
+        }
+    }
+}
+
+const UNSIGNED_PAYLOAD: &[u8] = b"UNSIGNED-PAYLOAD";
+
+/// The one `Authorization` header.
+fn authorization<'a>(head: &'a Head, query: &[u8]) -> Result<&'a [u8], Rejection> {
+    match (at_most_one(head, "authorization")?, has_query_authentication(query)) {
+        (Some(value), false) => Ok(value),
+        (Some(_), true) => Err(malformed("both an Authorization header and query authentication")),
+        (None, true) => Err(malformed("query authentication (presigned requests) is not enabled")),
+        (None, false) => Err(Rejection::new(Code::MissingAuthorization, "no Authorization header")),
+    }
+}
+
+/// The instant of `X-Amz-Date`, or of `Date` where the former is absent.
+fn stamp(head: &Head) -> Result<Stamp, Rejection> {
+    if let Some(value) = at_most_one(head, "x-amz-date")? {
+        return Stamp::parse_basic(value)
+            .ok_or_else(|| malformed("X-Amz-Date is no date of the form YYYYMMDDTHHMMSSZ"));
+    }
+    let value = at_most_one(head, "date")?.ok_or_else(|| malformed("neither X-Amz-Date nor Date"))?;
+    Stamp::parse_basic(value).or_else(|| Stamp::parse_http(value)).ok_or_else(|| malformed("Date is no valid date"))
+}
+
+/// Whether the signing instant is close enough to now.
+fn check_window(stamp: &Stamp, rules: &Rules, now: Moment) -> Result<(), Rejection> {
+    let signed = u128::from(stamp.unix_seconds()) * 1_000_000_000;
+    let now_nanos = u128::from(now.unix_nanos);
+    if signed.abs_diff(now_nanos) <= rules.clock_skew.as_nanos() {
+        return Ok(());
+    }
+    let (issue, why) = match signed < now_nanos {
+        true => (Issue::Expired, "signed too long ago"),
+        false => (Issue::NotYetValid, "signed in the future"),
+    };
+    let details = Details::Skew {
+        issue: issue.as_str(),
+        server_time: now.unix_seconds(),
+        request_time: stamp.unix_seconds(),
+        allowed_skew_seconds: rules.clock_skew.as_secs(),
+    };
+    Err(Rejection { details, ..refuse(issue, why) })
+}
+
+/// Compares the scope with the configuration and the stamp; returns the configuration's own words.
+fn check_scope<'r>(
+    credential: &Credential<'_>,
+    stamp: &Stamp,
+    rules: &'r Rules,
+) -> Result<(&'r str, &'r str), Rejection> {
+    let wrong = |why| refuse(Issue::WrongScope, why);
+    if credential.date != stamp.date() {
+        return Err(wrong("scope has another date than the request"));
+    }
+    if credential.terminator != b"aws4_request" {
+        return Err(wrong("scope does not end in aws4_request"));
+    }
+    let find = |words: &'r [String], word: &[u8]| words.iter().find(|w| w.as_bytes() == word).map(String::as_str);
+    let region = find(&rules.regions, credential.region).ok_or_else(|| wrong("scope has another region"))?;
+    let service = find(&rules.services, credential.service).ok_or_else(|| wrong("scope has another service"))?;
+    Ok((region, service))
+}
+
+fn usable_key<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Result<&'k Arc<Key>, Rejection> {
+    let key = keyring.lookup(id).ok_or_else(|| refuse(Issue::Mismatch, format!("unknown key {id}")))?;
+    let why = match key.standing(now) {
+        Standing::Usable => return Ok(key),
+        Standing::Disabled => "is disabled",
+        Standing::Early => "is not valid yet",
+        Standing::Lapsed => "is no longer valid",
+    };
+    Err(refuse(Issue::Mismatch, format!("key {id} {why}")))
+}
+
+/// A key with a token needs exactly that token; a key without one takes none.
+fn check_token(key: &Key, sent: Option<&[u8]>) -> Result<(), Rejection> {
+    let why = match (key.token(), sent) {
+        (None, None) => return Ok(()),
+        (Some(token), Some(sent)) if token.expose_secret().as_bytes().ct_eq(sent).into() => return Ok(()),
+        (Some(_), Some(_)) => "has another session token",
+        (Some(_), None) => "needs its session token",
+        (None, Some(_)) => "has no session token",
+    };
+    Err(refuse(Issue::TokenMismatch, format!("key {} {why}", key.id())))
+}
+
+fn wrong_secret(key: &Key) -> Rejection {
+    refuse(Issue::Mismatch, format!("signature does not match key {}: wrong secret or altered request", key.id()))
+}
+
+fn hex(digest: &[u8]) -> [u8; 64] {
+    let mut out = [0; 64];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(digest) {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
+    }
+    out
+}

@@ -1,0 +1,124 @@
+//! An exchange with Axon whose answer has begun: its head is here, its body comes as it is asked for.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::response::Parts;
+use hyper::body::{Body, Incoming};
+use tokio::time::{Instant, timeout_at};
+
+use crate::axon::backend::Occupied;
+use crate::axon::call::{Call, Outcome};
+use crate::axon::wire::Connection;
+use crate::axon::Backend;
+use crate::clock::{Clock, Moment};
+use crate::error::Rejection;
+
+/// An answer under way.
+pub struct Exchange {
+    pub head: Parts,
+    pub(super) body: Incoming,
+    pub(super) announced: Option<u64>,
+    pub(super) connection: Connection,
+    pub(super) backend: Arc<Backend>,
+    pub(super) began: Moment,
+    pub(super) total: Instant,
+    pub(super) idle: Duration,
+    pub(super) keepalive: usize,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) _occupied: Occupied,
+}
+
+/// A body that was read up to a limit.
+pub enum Collected {
+    /// All of it.
+    Whole(Bytes),
+    /// The first part of one that is larger.
+    Part(Vec<Bytes>),
+}
+
+impl Exchange {
+    /// Bytes that the whole body has, when Axon announced it.
+    pub fn announced_length(&self) -> Option<u64> {
+        self.announced
+    }
+
+    /// The next bytes, as soon as they are here; `None` at the end.
+    ///
+    /// # Errors
+    /// `503` when Axon breaks off, stays silent for `timeouts.idle`, or `timeouts.total` is over.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        if self.body.is_end_stream() {
+            return Ok(None);
+        }
+        let deadline = self.total.min(Instant::now() + self.idle);
+        match timeout_at(deadline, self.connection.next(&mut self.body)).await {
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(e))) => Err(Broken { outcome: Outcome::Broken, why: describe(&e) }),
+            Err(_) => Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() }),
+        }
+    }
+
+    /// Reads the body up to `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Exchange::next`].
+    pub async fn collect(&mut self, limit: usize) -> Result<Collected, Broken> {
+        let mut parts: Vec<Bytes> = Vec::new();
+        let mut length = 0;
+        while let Some(bytes) = self.next().await? {
+            length += bytes.len();
+            parts.push(bytes);
+            if length > limit {
+                return Ok(Collected::Part(parts));
+            }
+        }
+        let mut parts = parts.into_iter();
+        Ok(Collected::Whole(match (parts.next(), parts.next()) {
+            (None, _) => Bytes::new(),
+            (Some(only), None) => only,
+            (Some(first), Some(second)) => {
+                let mut whole = Vec::with_capacity(length);
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&second);
+                parts.for_each(|part| whole.extend_from_slice(&part));
+                whole.into()
+            }
+        }))
+    }
+
+    /// Ends the exchange, keeping the connection when the answer was read whole.
+    pub fn finish(mut self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
+        let now = self.clock.now();
+        if self.body.is_end_stream() && self.connection.settle(now.ticks) {
+            self.backend.put_idle(self.connection, self.keepalive);
+        }
+        Call { backend: self.backend, outcome, message: message.into(), took: now.since(self.began) }
+    }
+}
+
+/// An answer that did not come to its end.
+#[derive(Debug)]
+pub struct Broken {
+    pub outcome: Outcome,
+    pub why: Cow<'static, str>,
+}
+
+impl Broken {
+    /// What the client is told, if it was told nothing yet.
+    pub fn rejection(&self) -> Rejection {
+        let issue = if self.outcome == Outcome::Timeout { "timeout" } else { "upstream_failed" };
+        Rejection::unavailable(issue, self.why.clone())
+    }
+}
+
+/// hyper's words for an error, its cause included; they hold nothing of the request.
+pub fn describe(error: &hyper::Error) -> Cow<'static, str> {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}").into(),
+        None => error.to_string().into(),
+    }
+}

@@ -1,0 +1,238 @@
+//! Asking Axon: choose a backend, connect or reuse, sign, send, wait for the head of the answer.
+//!
+//! Invariant: a request that Axon may have begun is never sent twice. Only what was certainly not sent
+//! goes to another backend: a failed connect, or an idle connection found closed before a byte was written.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Body;
+use tokio::time::{Instant, timeout_at};
+
+use crate::axon::call::{Call, Outcome};
+use crate::axon::choose::{Tried, choose};
+use crate::axon::exchange::{Exchange, describe};
+use crate::axon::upstream::note_reachable;
+use crate::axon::wire::{Connection, Failure};
+use crate::axon::{Backend, Upstream};
+use crate::clock::{Clock, Moment};
+use crate::error::{Code, Rejection};
+use crate::request::Head;
+use crate::request::correlation::Ids;
+use crate::snapshot::settings::UpstreamMethod;
+
+/// The caller's headers that Axon gets to see; everything else is Orbit's own.
+const PASSED_ON: [HeaderName; 7] = [
+    http::header::ACCEPT,
+    http::header::ACCEPT_LANGUAGE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-amzn-trace-id"),
+    http::header::USER_AGENT,
+];
+const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+const REQUEST: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An admitted dispatch on its way out.
+pub struct Outgoing<'a> {
+    pub head: &'a Head,
+    pub ids: &'a Ids,
+    /// The dispatch's bytes as they were signed.
+    pub body: Bytes,
+    pub client: std::net::IpAddr,
+}
+
+/// Gets the head of Axon's answer.
+///
+/// `gone` resolves when the client has left; the exchange is then dropped, which closes its connection.
+/// Every try that ended leaves a [`Call`].
+///
+/// # Errors
+/// `503` with its issue; `None` when the client left.
+pub async fn forward(
+    upstream: &Upstream,
+    outgoing: &Outgoing<'_>,
+    clock: &Arc<dyn Clock>,
+    gone: impl Future<Output = ()>,
+    calls: &mut Vec<Call>,
+) -> Result<Exchange, Option<Rejection>> {
+    let began = clock.now();
+    let mut current = None;
+    let found = tokio::select! {
+        biased;
+        found = search(upstream, outgoing, clock, calls, &mut current) => Some(found),
+        () = gone => None,
+    };
+    match (found, current) {
+        (Some(found), _) => found.map_err(Some),
+        (None, Some(backend)) => {
+            let took = clock.now().since(began);
+            calls.push(Call { backend, outcome: Outcome::Abandoned, message: "client left".into(), took });
+            Err(None)
+        }
+        (None, None) => Err(None),
+    }
+}
+
+async fn search(
+    upstream: &Upstream,
+    outgoing: &Outgoing<'_>,
+    clock: &Arc<dyn Clock>,
+    calls: &mut Vec<Call>,
+    current: &mut Option<Arc<Backend>>,
+) -> Result<Exchange, Rejection> {
+    let total = Instant::now() + upstream.settings.timeouts.total;
+    let mut tried = Tried::default();
+    let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
+    while let Some(index) = choose(&upstream.backends, tried, outgoing.ids.random().rotate_left(7 * calls.len() as u32)) {
+        let Some(backend) = upstream.backends.get(index) else { break };
+        *current = Some(backend.clone());
+        tried.add(index);
+        let began = clock.now();
+        let (outcome, rejection) = match ask(upstream, backend, outgoing, clock, began, total).await {
+            Ok(exchange) => return Ok(exchange),
+            Err(Miss::NotConnected { outcome, rejection }) => (outcome, rejection),
+            Err(Miss::Final { outcome, rejection }) => {
+                calls.push(call(backend, outcome, &rejection, clock.now(), began));
+                return Err(rejection);
+            }
+        };
+        calls.push(call(backend, outcome, &rejection, clock.now(), began));
+        last = rejection;
+        if Instant::now() >= total {
+            break;
+        }
+    }
+    Err(last)
+}
+
+fn call(backend: &Arc<Backend>, outcome: Outcome, rejection: &Rejection, now: Moment, began: Moment) -> Call {
+    Call { backend: backend.clone(), outcome, message: rejection.why.clone(), took: now.since(began) }
+}
+
+/// Why a backend gave no answer.
+enum Miss {
+    /// It cannot have begun; another may be asked.
+    NotConnected { outcome: Outcome, rejection: Rejection },
+    /// It may have begun.
+    Final { outcome: Outcome, rejection: Rejection },
+}
+
+async fn ask(
+    upstream: &Upstream,
+    backend: &Arc<Backend>,
+    outgoing: &Outgoing<'_>,
+    clock: &Arc<dyn Clock>,
+    began: Moment,
+    total: Instant,
+) -> Result<Exchange, Miss> {
+    let timeouts = upstream.settings.timeouts;
+    let occupied = backend.occupy();
+    let mut pooled = backend.take_idle();
+    let (connection, response) = loop {
+        let reused = pooled.is_some();
+        let mut connection = match pooled.take() {
+            Some(connection) => connection,
+            None => connect(backend, total.min(Instant::now() + timeouts.connect)).await?,
+        };
+        let request = request(upstream, backend, outgoing, clock.now()).map_err(|why| Miss::Final {
+            outcome: Outcome::Error,
+            rejection: Rejection::new(Code::InternalError, why),
+        })?;
+        match timeout_at(total.min(Instant::now() + timeouts.first_byte), connection.send(request)).await {
+            Ok(Ok(response)) => break (connection, response),
+            // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
+            Ok(Err(Failure::Unsent)) if reused => pooled = backend.take_idle(),
+            Ok(Err(Failure::Unsent)) => {
+                let rejection = Rejection::unavailable("upstream_failed", "connection closed before the request");
+                return Err(Miss::NotConnected { outcome: Outcome::Broken, rejection });
+            }
+            Ok(Err(Failure::Broken(e))) => {
+                let rejection = Rejection::unavailable("upstream_failed", describe(&e));
+                return Err(Miss::Final { outcome: Outcome::Broken, rejection });
+            }
+            Err(_) => {
+                let rejection = Rejection::unavailable("timeout", "no answer in time");
+                return Err(Miss::Final { outcome: Outcome::Timeout, rejection });
+            }
+        }
+    };
+    let (head, body) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let rejection = Rejection::unavailable("upstream_failed", "switched protocols without being asked to");
+        return Err(Miss::Final { outcome: Outcome::Error, rejection });
+    }
+    Ok(Exchange {
+        head,
+        announced: body.size_hint().exact(),
+        body,
+        connection,
+        backend: backend.clone(),
+        began,
+        total,
+        idle: timeouts.idle,
+        keepalive: upstream.settings.keepalive as usize,
+        clock: clock.clone(),
+        _occupied: occupied,
+    })
+}
+
+async fn connect(backend: &Backend, deadline: Instant) -> Result<Connection, Miss> {
+    let (outcome, issue, why) = match timeout_at(deadline, Connection::open(backend.address())).await {
+        Ok(Ok(connection)) => {
+            note_reachable(backend, true, "connected");
+            return Ok(connection);
+        }
+        Ok(Err(e)) => (Outcome::ConnectFailed, "connect_failed", format!("connect failed: {}", e.kind())),
+        Err(_) => (Outcome::ConnectFailed, "connect_failed", "connect timed out".to_owned()),
+    };
+    note_reachable(backend, false, &why);
+    Err(Miss::NotConnected { outcome, rejection: Rejection::unavailable(issue, why) })
+}
+
+/// The request as Axon gets it: built here from an allow-list, so that nothing hop-by-hop, smuggled or
+/// secret can pass, then signed.
+fn request(
+    upstream: &Upstream,
+    backend: &Backend,
+    outgoing: &Outgoing<'_>,
+    now: Moment,
+) -> Result<Request<Full<Bytes>>, String> {
+    let asked = &upstream.settings.request;
+    let (method, body) = match asked.method {
+        UpstreamMethod::Post => (Method::POST, outgoing.body.clone()),
+        UpstreamMethod::Get => (Method::GET, Bytes::new()),
+    };
+    let mut headers = HeaderMap::with_capacity(16);
+    headers.insert(HOST, value(backend.label().as_bytes())?);
+    if asked.method == UpstreamMethod::Post {
+        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(CONTENT_LENGTH, body.len().into());
+    }
+    for name in PASSED_ON {
+        for passed in outgoing.head.all(name.as_str().as_bytes()) {
+            headers.append(name.clone(), value(passed)?);
+        }
+    }
+    headers.insert(CORRELATION, value(outgoing.ids.correlation().as_bytes())?);
+    headers.insert(REQUEST, value(outgoing.ids.request().as_bytes())?);
+    headers.insert("x-forwarded-for", value(outgoing.client.to_string().as_bytes())?);
+    if let Some(signer) = &upstream.signer {
+        signer.sign_headers(method.as_str(), backend.label(), &asked.path, &mut headers, &body, now)?;
+    }
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = asked.path.parse::<Uri>().map_err(|e| e.to_string())?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn value(bytes: &[u8]) -> Result<HeaderValue, String> {
+    HeaderValue::from_bytes(bytes).map_err(|_| "a header value holds a control character".to_owned())
+}

@@ -1,0 +1,16 @@
+//! The way to Axon: which backend, over which connection, asked how, and what its answer means.
+
+mod backend;
+mod call;
+mod choose;
+pub mod envelope;
+mod exchange;
+mod forward;
+mod upstream;
+mod wire;
+
+pub use backend::{Backend, BackendMetrics};
+pub use call::{Call, Outcome};
+pub use exchange::{Broken, Collected, Exchange};
+pub use forward::{Outgoing, forward};
+pub use upstream::Upstream;

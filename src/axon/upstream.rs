@@ -1,0 +1,90 @@
+//! Axon as a request sees it: its backends and how to ask them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::auth::Signer;
+use crate::axon::{Backend, BackendMetrics};
+use crate::clock::Clock;
+use crate::snapshot::settings;
+
+/// How often backends that could not be connected to are tried again.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// The upstream of one configuration. Backends are shared with its predecessor where they stayed.
+pub struct Upstream {
+    pub backends: Vec<Arc<Backend>>,
+    pub settings: settings::Upstream,
+    pub signer: Option<Signer>,
+}
+
+impl Upstream {
+    /// Builds the upstream, adopting the predecessor's backends with their connections.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub fn build(
+        settings: &settings::Upstream,
+        predecessor: Option<&Upstream>,
+        metrics: &dyn Fn(&str) -> BackendMetrics,
+    ) -> Result<Self, String> {
+        let known: HashMap<(SocketAddr, &str), &Arc<Backend>> = predecessor
+            .map(|p| p.backends.iter().map(|b| ((b.address(), b.label()), b)).collect())
+            .unwrap_or_default();
+        let backends = settings.endpoints.iter().map(|endpoint| {
+            match known.get(&(endpoint.address, endpoint.authority.as_str())) {
+                Some(backend) => Arc::clone(backend),
+                None => Backend::new(endpoint.address, endpoint.authority.clone(), metrics(&endpoint.authority)),
+            }
+        });
+        let signer = settings.sign.as_ref().map(|sign| {
+            let credentials = &sign.credentials;
+            Signer::new(
+                &credentials.access_key_id,
+                &credentials.secret_access_key,
+                credentials.session_token.as_ref(),
+                &sign.region,
+                &sign.service,
+            )
+        });
+        Ok(Self { backends: backends.collect(), signer, settings: settings.clone() })
+    }
+
+    /// Whether any backend could be connected to when last tried.
+    pub fn any_reachable(&self) -> bool {
+        self.backends.iter().any(|backend| backend.reachable())
+    }
+
+    /// Keeps reachability true and idle connections young, for as long as the upstream lives: every
+    /// backend is tried once at the start, so that `/health` knows, then those that failed, every second.
+    pub async fn watch(this: Weak<Upstream>, clock: Arc<dyn Clock>) {
+        let mut first = true;
+        loop {
+            let Some(upstream) = this.upgrade() else { return };
+            let timeouts = upstream.settings.timeouts;
+            for backend in &upstream.backends {
+                backend.close_older_than(timeouts.idle, clock.now().ticks);
+                if first || !backend.reachable() {
+                    let connect = tokio::time::timeout(timeouts.connect, TcpStream::connect(backend.address()));
+                    let reachable = matches!(connect.await, Ok(Ok(_)));
+                    note_reachable(backend, reachable, if reachable { "connected" } else { "probe failed" });
+                }
+            }
+            first = false;
+            drop(upstream);
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+}
+
+/// Notes how a connect went and logs a change.
+pub fn note_reachable(backend: &Backend, reachable: bool, why: &str) {
+    if backend.set_reachable(reachable) {
+        let state = if reachable { "reachable" } else { "unreachable" };
+        log::warn!("backend {} is {state}: {why}", backend.label());
+    }
+}

@@ -1,0 +1,123 @@
+//! One HTTP/1.1 connection to Axon, on hyper's client.
+//!
+//! The connection's own future is driven by the task that uses it, not by a task of its own: a request
+//! then costs no hand-over between tasks, and head and body leave in one write. Measured against
+//! Pingora's connector in this place (`docs/performance.md`); the choice ends at this file.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Largest answer head that is read, in bytes.
+const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most header fields of an answer.
+const ANSWER_FIELDS_MAX: usize = 128;
+
+/// An open connection.
+pub struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    /// Set once the driver has ended; it must not be polled again.
+    ended: bool,
+    idle_since: u64,
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nothing of the request was written, so it may be sent again.
+    Unsent,
+    /// Axon may have begun.
+    Broken(hyper::Error),
+}
+
+impl Connection {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The operating system's, or hyper's as `Other`.
+    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(ANSWER_HEAD_BYTES_MAX)
+            .max_headers(ANSWER_FIELDS_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Self { sender, driver, ended: false, idle_since: 0 })
+    }
+
+    /// Sends a request and waits for the head of its answer; interim answers are skipped.
+    ///
+    /// # Errors
+    /// [`Failure::Unsent`] when the connection was found closed before anything was written.
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        poll_fn(|cx| {
+            drive(driver, ended, cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+        .map_err(|mut failed| match failed.take_message() {
+            Some(_) => Failure::Unsent,
+            None => Failure::Broken(failed.into_error()),
+        })
+    }
+
+    /// The next bytes of the answer's body, `None` at its end. Trailers are dropped.
+    pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        poll_fn(|cx| {
+            drive(driver, ended, cx);
+            loop {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => return Poll::Ready(Some(Ok(data))),
+                        Err(_trailers) => continue,
+                    },
+                    Poll::Ready(Some(Err(e))) => return Poll::Ready(Some(Err(e))),
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
+    pub fn settle(&mut self, now_ticks: u64) -> bool {
+        self.idle_since = now_ticks;
+        self.is_open()
+    }
+
+    /// Whether the connection is open and idle as far as this end knows at this moment.
+    pub fn is_open(&mut self) -> bool {
+        drive(&mut self.driver, &mut self.ended, &mut Context::from_waker(Waker::noop()));
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// Ticks at which the connection came to rest.
+    pub fn idle_since(&self) -> u64 {
+        self.idle_since
+    }
+}
+
+/// Lets the connection read and write what it can. An error of the driver reaches the caller through
+/// the answer or the body that it cuts off.
+fn drive(driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>, ended: &mut bool, cx: &mut Context<'_>) {
+    if !*ended && Pin::new(driver).poll(cx).is_ready() {
+        *ended = true;
+    }
+}

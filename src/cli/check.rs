@@ -1,0 +1,102 @@
+//! `orbit check`: the same reading and building as at boot, binding nothing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::{colour_of, complain, print};
+use crate::config::{Colour, Environment, Problem};
+use crate::local::VERSION;
+use crate::snapshot::settings::Settings;
+use crate::snapshot::{Ingredients, Snapshot};
+use crate::telemetry::Metrics;
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  orbit check -c orbit.yaml --show")]
+pub struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print the effective configuration, defaults included, secrets hidden
+    #[arg(long)]
+    show: bool,
+    /// How problems are told
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What was found.
+struct Report {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    /// Complaints that have no place in a file.
+    complaints: Vec<String>,
+    shown: Option<String>,
+}
+
+/// Exit code 0 when Orbit would start with this configuration, 1 when it would not.
+pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
+    let report = examine(args, environment);
+    let valid = report.problems.is_empty() && report.complaints.is_empty();
+    match args.format {
+        Format::Text => tell(args, &report, valid),
+        Format::Json => {
+            let places = |list: &[Problem]| list.iter().map(Problem::to_json).collect::<Vec<Value>>();
+            let told = json!({
+                "valid": valid,
+                "problems": places(&report.problems),
+                "complaints": report.complaints,
+                "warnings": places(&report.warnings),
+                "configuration": report.shown,
+            });
+            print(&format!("{told}\n"));
+        }
+    }
+    if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn examine(args: &Args, environment: &dyn Environment) -> Report {
+    let loaded = match Settings::load(&args.config, environment) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let list = problems.iter().cloned().collect();
+            return Report { problems: list, warnings: Vec::new(), complaints: Vec::new(), shown: None };
+        }
+    };
+    let warnings = loaded.warnings.clone();
+    let shown = args.show.then(|| loaded.settings.show());
+    let complaints = match Metrics::new(VERSION) {
+        Ok(metrics) => {
+            let ingredients = Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: 0 };
+            Snapshot::build(loaded, &ingredients).err().unwrap_or_default()
+        }
+        Err(e) => vec![e.to_string()],
+    };
+    Report { problems: Vec::new(), warnings, complaints, shown }
+}
+
+fn tell(args: &Args, report: &Report, valid: bool) {
+    let colour: Colour = colour_of(&std::io::stderr());
+    for problem in report.problems.iter().chain(&report.warnings) {
+        complain(&format!("{}\n\n", problem.render(colour)));
+    }
+    for complaint in &report.complaints {
+        complain(&format!("error: {complaint}\n"));
+    }
+    if let Some(shown) = &report.shown {
+        print(shown);
+    }
+    match (valid, report.problems.len() + report.complaints.len()) {
+        (true, _) if args.show => {}
+        (true, _) => print(&format!("{}: valid\n", args.config.display())),
+        (false, count) => complain(&format!("{count} problem{}\n", if count == 1 { "" } else { "s" })),
+    }
+}
+

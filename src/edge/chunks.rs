@@ -1,0 +1,170 @@
+//! Chunked framing, checked byte for byte as it passes.
+//!
+//! Pingora's reader forgives white space round sizes and bounds extensions only loosely; what two parsers
+//! read differently is how requests are smuggled, so sloppy framing is refused before Pingora sees it.
+//! Source: RFC 9112, section 7.1. Extensions are legal and ignored, trailers are legal and dropped, both
+//! within a bound.
+
+/// Most bytes of chunk extensions in one body.
+const EXTENSION_BYTES_MAX: u32 = 1024;
+/// Most bytes of trailers in one body.
+const TRAILER_BYTES_MAX: u32 = 4096;
+
+/// Where in the framing the next byte stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Size { digits: u8, value: u64 },
+    Extension { size: u64 },
+    SizeLf { size: u64 },
+    Data { left: u64 },
+    DataCr,
+    DataLf,
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    FinalLf,
+    Done,
+}
+
+/// Follows one chunked body.
+#[derive(Debug)]
+pub struct ChunkAudit {
+    at: At,
+    extensions: u32,
+    trailers: u32,
+}
+
+/// What was wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sloppy(pub &'static str);
+
+impl ChunkAudit {
+    /// Before the first byte of the body.
+    pub fn new() -> Self {
+        Self { at: At::Size { digits: 0, value: 0 }, extensions: 0, trailers: 0 }
+    }
+
+    /// Whether the body has ended.
+    pub fn done(&self) -> bool {
+        self.at == At::Done
+    }
+
+    /// Checks the next bytes; those behind the end of the body are not looked at.
+    ///
+    /// # Errors
+    /// [`Sloppy`] at the first byte that is not strictly well formed.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Sloppy> {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if let At::Data { left } = self.at {
+                let skip = left.min(bytes.len() as u64);
+                self.at = if skip == left { At::DataCr } else { At::Data { left: left - skip } };
+                bytes = bytes.get(skip as usize..).unwrap_or_default();
+                continue;
+            }
+            bytes = rest;
+            self.at = match (self.at, byte) {
+                (At::Done, _) => return Ok(()),
+                (At::Size { digits, value }, _) if byte.is_ascii_hexdigit() => {
+                    if digits == 15 {
+                        return Err(Sloppy("chunk size is too long"));
+                    }
+                    let digit = u64::from((byte as char).to_digit(16).unwrap_or_default());
+                    At::Size { digits: digits + 1, value: value << 4 | digit }
+                }
+                (At::Size { digits: 1.., value }, b'\r') => At::SizeLf { size: value },
+                (At::Size { digits: 1.., value }, b';') => At::Extension { size: value },
+                (At::Size { .. }, _) => return Err(Sloppy("chunk size is not plain hexadecimal")),
+                (At::Extension { size }, b'\r') => At::SizeLf { size },
+                (At::Extension { size }, b'\t' | 0x20..=0x7e) => {
+                    self.extensions += 1;
+                    if self.extensions > EXTENSION_BYTES_MAX {
+                        return Err(Sloppy("chunk extensions are too long"));
+                    }
+                    At::Extension { size }
+                }
+                (At::Extension { .. }, _) => return Err(Sloppy("control character in a chunk extension")),
+                (At::SizeLf { size: 0 }, b'\n') => At::TrailerStart,
+                (At::SizeLf { size }, b'\n') => At::Data { left: size },
+                (At::DataCr, b'\r') => At::DataLf,
+                (At::DataLf, b'\n') => At::Size { digits: 0, value: 0 },
+                (At::DataCr | At::DataLf, _) => return Err(Sloppy("chunk data is longer than its size")),
+                (At::TrailerStart, b'\r') => At::FinalLf,
+                (At::TrailerStart, _) if byte.is_ascii_graphic() && byte != b':' => self.trailer(At::Trailer)?,
+                (At::Trailer, b'\r') => At::TrailerLf,
+                (At::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => self.trailer(At::Trailer)?,
+                (At::TrailerLf, b'\n') => At::TrailerStart,
+                (At::FinalLf, b'\n') => At::Done,
+                (At::SizeLf { .. } | At::TrailerLf | At::FinalLf, _) => return Err(Sloppy("lines must end in CRLF")),
+                (At::TrailerStart | At::Trailer, _) => return Err(Sloppy("malformed trailer")),
+                (At::Data { .. }, _) => return Err(Sloppy("unreachable")),
+            };
+        }
+        Ok(())
+    }
+
+    fn trailer(&mut self, next: At) -> Result<At, Sloppy> {
+        self.trailers += 1;
+        if self.trailers > TRAILER_BYTES_MAX { Err(Sloppy("trailers are too long")) } else { Ok(next) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fed whole and byte by byte; both must agree.
+    fn feed(body: &[u8]) -> Result<bool, Sloppy> {
+        let mut whole = ChunkAudit::new();
+        let verdict = whole.feed(body).map(|()| whole.done());
+        let mut single = ChunkAudit::new();
+        let bytewise = body.iter().try_for_each(|b| single.feed(&[*b])).map(|()| single.done());
+        assert_eq!(verdict, bytewise, "{:?}", String::from_utf8_lossy(body));
+        verdict
+    }
+
+    #[test]
+    fn strict_framing_passes() {
+        for body in [
+            "0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "A\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n",
+            "05\r\nhello\r\n0\r\n\r\n",
+            "5;a=\"b\"\r\nhello\r\n0\r\n\r\n",
+            "0\r\nExpires: never\r\nX: y\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n",
+        ] {
+            assert_eq!(feed(body.as_bytes()), Ok(true), "{body:?}");
+        }
+        assert_eq!(feed(b"5\r\nhel"), Ok(false));
+    }
+
+    #[test]
+    fn sloppy_framing_does_not() {
+        for body in [
+            "5\nhello\r\n0\r\n\r\n",
+            " 5\r\nhello\r\n0\r\n\r\n",
+            "5 \r\nhello\r\n0\r\n\r\n",
+            "+5\r\nhello\r\n0\r\n\r\n",
+            "0x5\r\nhello\r\n0\r\n\r\n",
+            "\r\nhello\r\n0\r\n\r\n",
+            ";a\r\n\r\n",
+            "-1\r\n\r\n",
+            "5\r\nhello!\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhello0\r\n\r\n",
+            "0\r\n\n",
+            "0\n\r\n",
+            "0\r\n folded\r\n\r\n",
+            "0\r\nA: b\n\r\n",
+            "5;a\nb\r\nhello\r\n0\r\n\r\n",
+            "fffffffffffffffff\r\n",
+            "5\r\rhello\r\n",
+        ] {
+            assert!(feed(body.as_bytes()).is_err(), "{body:?}");
+        }
+        let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(EXTENSION_BYTES_MAX as usize + 1));
+        assert!(feed(long.as_bytes()).is_err());
+        let long = format!("0\r\nA: {}\r\n\r\n", "a".repeat(TRAILER_BYTES_MAX as usize));
+        assert!(feed(long.as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! Client connections: reads each request's head under its own deadline and bound, refuses what the front
+//! door refuses, and hands the rest to Pingora.
+//!
+//! Pingora reads heads with a timeout per read, so a client that drips one line at a time holds its
+//! connection for ever; it forgives duplicate lengths, bare line feeds and chunk framing that two parsers
+//! can read differently; and it answers what it cannot parse in its own words. All three end here: a
+//! head reaches Pingora whole, as a prefix that its session parses without another read.
+
+mod chunks;
+mod stream;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_proxy::HttpProxy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::clock::Moment;
+use crate::edge::stream::ClientStream;
+use crate::error::{Code, Rejection};
+use crate::gate::Standing;
+use crate::gateway::Gateway;
+use crate::observation::Observation;
+use crate::pipeline::Arrival;
+use crate::proxy::Proxy;
+use crate::reply::{Answer, Common};
+use crate::request::correlation::Ids;
+use crate::request::head::{Framing, Head, end_of_head, overflow};
+use crate::request::route::Endpoint;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::{Bound, Counted};
+
+/// First read of a head; most heads fit.
+const HEAD_BYTES_USUAL: usize = 2048;
+/// How long the last answer of a connection may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The application that Pingora's listeners hand connections to.
+pub struct Edge {
+    gateway: Arc<Gateway>,
+    proxy: Arc<HttpProxy<Proxy>>,
+}
+
+/// How the wait for a head ended.
+enum Next {
+    /// A whole head, ending at `end`, and whatever came behind it.
+    Head { bytes: BytesMut, end: usize, began: Moment },
+    /// What came cannot be a request.
+    Refused { rejection: Rejection, began: Moment },
+    /// Nothing came, and nobody is owed an answer.
+    Closed,
+}
+
+impl Edge {
+    pub fn new(gateway: Arc<Gateway>, proxy: HttpProxy<Proxy>) -> Self {
+        Self { gateway, proxy: Arc::new(proxy) }
+    }
+
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let gateway = &*self.gateway;
+        let _counted = Counted::new(&gateway.telemetry.metrics.connections);
+        let peer = peer_of(&stream);
+        let mut stream = Box::new(ClientStream::new(stream));
+        let mut shutdown_seen = shutdown.clone();
+
+        let connections = gateway.telemetry.metrics.connections.get();
+        if connections > i64::from(gateway.snapshot().settings.listen.connections) {
+            gateway.telemetry.metrics.hit(Bound::Connections);
+            let rejection = Rejection::unavailable("overload", "listen.connections are open").closing();
+            return self.refuse(&mut stream, rejection, gateway.clock.now()).await;
+        }
+
+        let mut first = true;
+        loop {
+            let (bytes, end, began) = match self.next_head(&mut stream, first, &mut shutdown_seen).await {
+                Next::Head { bytes, end, began } => (bytes, end, began),
+                Next::Refused { rejection, began } => return self.refuse(&mut stream, rejection, began).await,
+                Next::Closed => return,
+            };
+            first = false;
+            let head = match Head::parse(Bytes::copy_from_slice(bytes.get(..end).unwrap_or_default())) {
+                Ok(head) => head,
+                Err(rejection) => return self.refuse(&mut stream, rejection, began).await,
+            };
+            let snapshot = gateway.snapshot();
+            let ids = Ids::of(Some(&head), &*gateway.ids, began);
+            let arrival = Arrival { head, ids, peer, began, snapshot };
+            match self.hand_over(stream, bytes, end, arrival, shutdown).await {
+                Some(back) => stream = back,
+                None => return,
+            }
+        }
+    }
+
+    /// Lets Pingora serve one request; gives the stream back if another can follow.
+    async fn hand_over(
+        &self,
+        mut stream: Box<ClientStream>,
+        mut bytes: BytesMut,
+        end: usize,
+        arrival: Arrival,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Box<ClientStream>> {
+        if arrival.head.framing() == Framing::Chunked {
+            stream.expect_chunks(bytes.split_off(end));
+        }
+        let listen = &arrival.snapshot.settings.listen;
+        let body_timeout = listen.body_timeout;
+        let mut session = ServerSession::new_http1(stream);
+        session.set_read_timeout(Some(body_timeout));
+        session.set_pipelined_prefix(bytes);
+        session.set_connection_user_context(Some(Box::new(arrival)));
+        let reused = self.proxy.process_new_http(session, shutdown).await?;
+        let (stream, _settings) = reused.consume();
+        let mut stream = stream.into_any().downcast::<ClientStream>().ok()?;
+        stream.end_of_request().then_some(stream)
+    }
+
+    /// Waits for a request's head: `listen.idle_timeout` for its first byte (`listen.header_timeout` on a
+    /// new connection), `listen.header_timeout` in all for the rest, `listen.header_bytes` in all.
+    async fn next_head(&self, stream: &mut ClientStream, first: bool, shutdown: &mut ShutdownWatch) -> Next {
+        let snapshot = self.gateway.snapshot();
+        let listen = &snapshot.settings.listen;
+        let mut bytes = BytesMut::with_capacity(HEAD_BYTES_USUAL);
+        let wait = if first { listen.header_timeout } else { listen.idle_timeout };
+        let read = tokio::select! {
+            biased;
+            read = timeout(wait, stream.read_buf(&mut bytes)) => read,
+            _ = closing(shutdown) => return Next::Closed,
+        };
+        let began = self.gateway.clock.now();
+        match read {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return Next::Closed,
+            Err(_) if first => return Next::Refused { rejection: too_slow("no request came"), began },
+            Err(_) => return Next::Closed,
+        }
+
+        let header_bytes = listen.header_bytes as usize;
+        let (mut searched, mut deadline) = (0, None);
+        loop {
+            match end_of_head(&bytes, searched) {
+                Some(end) if end <= header_bytes => return Next::Head { bytes, end, began },
+                Some(_) => return Next::Refused { rejection: overflow(&bytes), began },
+                None if bytes.len() >= header_bytes => return Next::Refused { rejection: overflow(&bytes), began },
+                None => searched = bytes.len(),
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + listen.header_timeout);
+            bytes.reserve(HEAD_BYTES_USUAL);
+            match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return Next::Closed,
+                Err(_) => return Next::Refused { rejection: too_slow("head came too slowly"), began },
+            }
+        }
+    }
+
+    /// Answers what never became a request that Pingora could serve, and closes.
+    async fn refuse(&self, stream: &mut ClientStream, rejection: Rejection, began: Moment) {
+        let gateway = &*self.gateway;
+        let snapshot: Arc<Snapshot> = gateway.snapshot();
+        let now = gateway.clock.now();
+        let ids = Ids::of(None, &*gateway.ids, began);
+        let answer = Answer::rejection(&rejection, &ids, now);
+        let common = Common { ids: &ids, standing: &Standing::default(), decision: None, now };
+        let wire = answer.to_wire(&common);
+        let sent = timeout(FAREWELL, async {
+            stream.write_all(&wire).await?;
+            stream.flush().await
+        });
+        if matches!(sent.await, Ok(Ok(()))) {
+            stream.linger().await;
+        }
+        let mut observation = Observation::begin(ids, None, Endpoint::Other, began);
+        observation.status = answer.status;
+        observation.ended = gateway.clock.now();
+        observation.refusal = Some(rejection);
+        gateway.observe(&observation, &snapshot);
+    }
+}
+
+#[async_trait]
+impl ServerApp for Edge {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        self.serve(stream, shutdown).await;
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// Resolves once listeners are told to close.
+async fn closing(shutdown: &mut ShutdownWatch) {
+    // An error means that the sender is gone, which is the end as well.
+    let _ = shutdown.wait_for(|closing| *closing).await;
+}
+
+fn too_slow(why: &'static str) -> Rejection {
+    Rejection::new(Code::RequestTimeout, why).closing()
+}
+
+fn peer_of(stream: &Stream) -> IpAddr {
+    let digest = stream.get_socket_digest();
+    let address = digest.as_ref().and_then(|d| d.peer_addr()).and_then(|a| a.as_inet());
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip())
+}

@@ -1,0 +1,326 @@
+//! The assembly: wires the parts, binds, starts, reloads, drains, stops. Production and tests start this same one.
+//!
+//! Pingora's `Server::run` sleeps instead of draining, ends requests in flight, and dies on SIGHUP, so its
+//! listening service is driven here, over sockets that are bound here.
+
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use pingora_core::listeners::ListenerConfig;
+use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{Fds, ListenFds};
+use pingora_core::services::Service as _;
+use pingora_core::services::listening::Service;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::axon::Upstream;
+use crate::clock::Clock;
+use crate::config::{Environment, Problems};
+use crate::edge::Edge;
+use crate::local::VERSION;
+use crate::observation::Observation;
+use crate::proxy::Proxy;
+use crate::request::correlation::IdSource;
+use crate::snapshot::settings::{LogFormat, Loaded, Settings};
+use crate::snapshot::{Ingredients, Snapshot};
+use crate::telemetry::{LineFormat, Metrics, Sink, Telemetry};
+
+/// Connections that may wait to be accepted, per listener.
+const BACKLOG: u32 = 4096;
+/// An answer's head and small body leave in one write; a larger body needs no buffer.
+const WRITE_BUFFER_BYTES: usize = 2048;
+
+/// How far the way down an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Ready no more, still accepting: balancers need time to notice.
+    Draining,
+    /// Listeners closed; what is in flight is finished.
+    Closing,
+}
+
+/// What all parts of one running gateway share.
+pub struct Gateway {
+    snapshot: ArcSwap<Snapshot>,
+    phase: AtomicU8,
+    pub telemetry: Telemetry,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    /// Open connections, waited for when draining.
+    pub connections: TaskTracker,
+}
+
+impl Gateway {
+    /// The configuration of this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Closing,
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Tells a finished request to metrics and log.
+    pub fn observe(&self, observation: &Observation, snapshot: &Snapshot) {
+        let logs = snapshot.settings.observability.logs;
+        let format = match logs.format {
+            LogFormat::Text => LineFormat::Text,
+            LogFormat::Json => LineFormat::Json,
+        };
+        self.telemetry.observe(observation, logs.requests.then_some(format));
+    }
+}
+
+/// What a gateway is made from; the outside world is passed in.
+pub struct Parts {
+    /// The configuration file, read again on reload.
+    pub config: PathBuf,
+    pub environment: Arc<dyn Environment + Send + Sync>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    /// Random bits for keyed hashes.
+    pub seed: u64,
+    pub sink: Sink,
+}
+
+/// A running gateway.
+pub struct Orbit {
+    gateway: Arc<Gateway>,
+    addresses: Vec<SocketAddr>,
+    parts: Parts,
+    closing: watch::Sender<bool>,
+    service: Mutex<Option<JoinHandle<()>>>,
+    watcher: Mutex<JoinHandle<()>>,
+    reloading: tokio::sync::Mutex<()>,
+}
+
+/// Why a gateway did not start, or kept its old configuration.
+#[derive(Debug)]
+pub enum Refused {
+    /// Problems of the files, each with its place.
+    Configuration(Problems),
+    /// Complaints of the parts, one line each.
+    Parts(Vec<String>),
+    /// A listener could not be bound.
+    Bind(SocketAddr, std::io::Error),
+    /// Anything else that the operating system refused.
+    System(String),
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The files are what they were.
+    Unchanged { generation: u64 },
+    /// New requests see the new configuration; `restart` names changes that need a restart.
+    Accepted { generation: u64, restart: Vec<&'static str> },
+}
+
+impl Orbit {
+    /// Reads the configuration, binds its listeners and serves, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is left running.
+    pub async fn start(parts: Parts) -> Result<Self, Refused> {
+        let loaded = load(&parts).await?;
+        warn_all(&loaded);
+        let metrics = Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?;
+        let ingredients =
+            Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: parts.seed };
+        let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
+        metrics.started(snapshot.generation);
+
+        let mut sockets = Vec::new();
+        for address in &snapshot.settings.listen.addresses {
+            sockets.push(bind(*address).map_err(|e| Refused::Bind(*address, e))?);
+        }
+        let addresses: Result<Vec<SocketAddr>, _> = sockets.iter().map(|s| s.local_addr()).collect();
+        let addresses = addresses.map_err(|e| Refused::System(e.to_string()))?;
+
+        let watcher = watch_upstream(&snapshot.upstream, &parts.clock);
+        let gateway = Arc::new(Gateway {
+            snapshot: ArcSwap::new(snapshot),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            telemetry: Telemetry { metrics, sink: parts.sink.clone() },
+            clock: parts.clock.clone(),
+            ids: parts.ids.clone(),
+            connections: TaskTracker::new(),
+        });
+        let (closing, service) = serve(&gateway, sockets, &addresses);
+        Ok(Self {
+            gateway,
+            addresses,
+            parts,
+            closing,
+            service: Mutex::new(Some(service)),
+            watcher: Mutex::new(watcher),
+            reloading: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// The bound addresses, in the order of `listen.address`.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.gateway.snapshot()
+    }
+
+    /// The metrics in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        self.gateway.telemetry.metrics.text(self.gateway.telemetry.sink.dropped())
+    }
+
+    /// Reads every file again and, if all of it is right, swaps the configuration. Running requests keep
+    /// theirs; counters of unchanged limits, backends and idle connections survive.
+    ///
+    /// # Errors
+    /// [`Refused`]; the old configuration goes on.
+    pub async fn reload(&self) -> Result<Reloaded, Refused> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let old = self.gateway.snapshot();
+        let metrics = &self.gateway.telemetry.metrics;
+        let built = match load(&self.parts).await {
+            Ok(loaded) if loaded.sha256 == old.sha256 => {
+                metrics.reloaded("unchanged", old.generation);
+                return Ok(Reloaded::Unchanged { generation: old.generation });
+            }
+            Ok(loaded) => {
+                warn_all(&loaded);
+                let ingredients = Ingredients {
+                    predecessor: Some(&old),
+                    metrics: &|label| metrics.backend(label),
+                    seed: self.parts.seed,
+                };
+                Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)
+            }
+            Err(refused) => Err(refused),
+        };
+        let new = match built {
+            Ok(new) => Arc::new(new),
+            Err(refused) => {
+                metrics.reloaded("refused", old.generation);
+                return Err(refused);
+            }
+        };
+        let generation = new.generation;
+        let restart = old.settings.diff_restart(&new.settings);
+        let watcher = watch_upstream(&new.upstream, &self.parts.clock);
+        std::mem::replace(&mut *self.watcher.lock(), watcher).abort();
+        let kept = |label: &str| new.upstream.backends.iter().any(|b| b.label() == label);
+        let gone: Vec<&str> = old.upstream.backends.iter().map(|b| b.label()).filter(|l| !kept(l)).collect();
+        self.gateway.snapshot.store(new.clone());
+        gone.into_iter().for_each(|label| metrics.retire_backend(label));
+        metrics.reloaded("accepted", generation);
+        Ok(Reloaded::Accepted { generation, restart })
+    }
+
+    /// Says 503 on `/health` but accepts for `drain.min`, then closes the listeners and finishes what is
+    /// in flight, for `drain.max` in all. Returns whether everything was finished.
+    pub async fn drain(&self) -> bool {
+        let drain = self.gateway.snapshot().settings.drain;
+        self.gateway.set_phase(Phase::Draining);
+        tokio::time::sleep(drain.min).await;
+        self.close(drain.max.saturating_sub(drain.min)).await
+    }
+
+    /// Closes the listeners and idle connections, and waits at most `patience` for the others.
+    pub async fn close(&self, patience: std::time::Duration) -> bool {
+        self.gateway.set_phase(Phase::Closing);
+        self.closing.send_replace(true);
+        self.gateway.connections.close();
+        let service = self.service.lock().take();
+        let finished = async {
+            if let Some(service) = service {
+                let _ = service.await;
+            }
+            self.gateway.connections.wait().await;
+        };
+        tokio::time::timeout(patience, finished).await.is_ok()
+    }
+}
+
+impl Drop for Orbit {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+        self.watcher.lock().abort();
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refused::Configuration(problems) => {
+                problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))
+            }
+            Refused::Parts(lines) => f.write_str(&lines.join("\n")),
+            Refused::Bind(address, e) => write!(f, "cannot listen on {address}: {e}"),
+            Refused::System(e) => f.write_str(e),
+        }
+    }
+}
+
+async fn load(parts: &Parts) -> Result<Loaded, Refused> {
+    let (config, environment) = (parts.config.clone(), parts.environment.clone());
+    let read = tokio::task::spawn_blocking(move || Settings::load(&config, &*environment));
+    read.await.map_err(|e| Refused::System(e.to_string()))?.map_err(Refused::Configuration)
+}
+
+fn warn_all(loaded: &Loaded) {
+    loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+}
+
+fn watch_upstream(upstream: &Arc<Upstream>, clock: &Arc<dyn Clock>) -> JoinHandle<()> {
+    tokio::spawn(Upstream::watch(Arc::downgrade(upstream), clock.clone()))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// Starts Pingora's listening service over the sockets.
+fn serve(
+    gateway: &Arc<Gateway>,
+    sockets: Vec<std::net::TcpListener>,
+    addresses: &[SocketAddr],
+) -> (watch::Sender<bool>, JoinHandle<()>) {
+    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Proxy::new(gateway.clone()));
+    let mut service = Service::new("orbit".to_owned(), Edge::new(gateway.clone(), proxy));
+    let mut handed_over = Fds::new();
+    for (socket, address) in sockets.into_iter().zip(addresses) {
+        let name = address.to_string();
+        // The edge brings its own read buffer.
+        let buffers = L4BufferSettings::new(0, WRITE_BUFFER_BYTES);
+        service.add_listener(ListenerConfig::tcp(name.clone()).l4_buffer(buffers));
+        handed_over.add(name, socket.into_raw_fd());
+    }
+    let handed_over: ListenFds = Arc::new(Mutex::new(handed_over));
+    let (closing, seen) = watch::channel(false);
+    let task = tokio::spawn(async move { service.start_service(Some(handed_over), seen, 1).await });
+    (closing, task)
+}

@@ -1,0 +1,5 @@
+//! The `orbit` command.
+
+fn main() -> std::process::ExitCode {
+    orbit::cli::main()
+}

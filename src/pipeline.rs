@@ -1,0 +1,160 @@
+//! THE journey of a dispatch, its steps in order. Read this first.
+//!
+//! A request *arrives*, is *located*, passes the *door*, makes a *claim*, brings its *body*, becomes a
+//! *caller*, passes the *desk*, is *governed*. Each step takes what the step before it made, so none can
+//! be left out or swapped. What comes after, asking Axon and answering, is in `axon` and `proxy`.
+//!
+//! Invariant: no byte reaches governance or Axon before the signature over head and body is verified and
+//! every limit passed. Invariant: the only waits here are reading the bounded body.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::auth;
+use crate::clock::{Clock, Moment};
+use crate::error::Rejection;
+use crate::gate::{DeskScene, DoorScene, Refusal, Standing};
+use crate::governance::{Context, hour_of_day};
+use crate::limit::Permit;
+use crate::observation::Decided;
+use crate::request::correlation::Ids;
+use crate::request::dispatch::Dispatch;
+use crate::request::{Head, client};
+use crate::snapshot::Snapshot;
+
+/// A request whose head passed the front door.
+pub struct Arrival {
+    pub head: Head,
+    pub ids: Ids,
+    /// The address at the other end of the connection.
+    pub peer: IpAddr,
+    pub began: Moment,
+    /// The configuration that this request lives with, whatever is reloaded meanwhile.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// Where the body of a request comes from; the one wait on the way to admission.
+pub trait BodySource: Send {
+    /// Reads the whole body within `listen.body_bytes` and `listen.body_timeout`.
+    ///
+    /// # Errors
+    /// [`Stop::Rejected`] with 400, 408 or 413; [`Stop::Gone`] when the client left.
+    fn body(&mut self, head: &Head, snapshot: &Snapshot) -> impl Future<Output = Result<Bytes, Stop>> + Send;
+}
+
+/// Why a request went no further.
+#[derive(Debug)]
+pub enum Stop {
+    Rejected(Rejection),
+    Denied(Decided),
+    /// The client left; nobody is there to be answered.
+    Gone,
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Stop::Rejected(rejection)
+    }
+}
+
+/// A dispatch that may go to Axon.
+pub struct Admitted {
+    pub body: Bytes,
+    pub client: IpAddr,
+    pub decision: Decided,
+    /// Holds the request's place among those in flight.
+    pub permit: Permit,
+}
+
+/// Takes a dispatch from its head to governance's yes.
+///
+/// `standing` gathers where the request stands with the limits, for the headers of whatever answer.
+///
+/// # Errors
+/// The first step that says no.
+pub async fn admit(
+    arrival: &Arrival,
+    source: &mut impl BodySource,
+    clock: &dyn Clock,
+    standing: &mut Standing,
+) -> Result<Admitted, Stop> {
+    let snapshot = &*arrival.snapshot;
+    let client = door(arrival, standing)?;
+    let permit = capacity(snapshot)?;
+    let claim = auth::claim(&arrival.head, &snapshot.rules, &snapshot.keyring, arrival.began)?;
+    let body = source.body(&arrival.head, snapshot).await?;
+    let caller = claim.identify(&body)?;
+    let scene = DeskScene { caller: &caller, now: clock.now() };
+    snapshot.gates.desk(&scene, standing).map_err(rejected)?;
+    let (dispatch, context) = read(&body)?;
+    let decision = govern(snapshot, &scene, &dispatch, &context, clock, standing)?;
+    Ok(Admitted { body, client, decision, permit })
+}
+
+/// Step 3: what a stranger is checked for. Strangers spend only their own address's allowance.
+fn door(arrival: &Arrival, standing: &mut Standing) -> Result<IpAddr, Stop> {
+    let snapshot = &*arrival.snapshot;
+    let client = client::address(arrival.peer, &arrival.head, &snapshot.settings.listen.trusted_proxies);
+    let scene = DoorScene { head: &arrival.head, client, now: arrival.began };
+    snapshot.gates.door(&scene, standing).map_err(rejected)?;
+    Ok(client)
+}
+
+/// A place among the requests in flight, given back when the request ends, however it ends.
+fn capacity(snapshot: &Snapshot) -> Result<Permit, Stop> {
+    snapshot.capacity.acquire().ok_or_else(|| {
+        Stop::Rejected(Rejection::unavailable("overload", "listen.in_flight requests are being served"))
+    })
+}
+
+/// Step 7: the body as a dispatch.
+fn read(body: &[u8]) -> Result<(Dispatch<'_>, Context<'_>), Stop> {
+    let dispatch = Dispatch::parse(body)?;
+    let context = Context::parse(dispatch.context).map_err(|e| Rejection::field("context", e.issue()))?;
+    Ok((dispatch, context))
+}
+
+/// Step 8: may this service do this intent with this context?
+fn govern(
+    snapshot: &Snapshot,
+    scene: &DeskScene<'_>,
+    dispatch: &Dispatch<'_>,
+    context: &Context<'_>,
+    clock: &dyn Clock,
+    standing: &mut Standing,
+) -> Result<Decided, Stop> {
+    let began = scene.now;
+    let decided = |allowed, reason| Decided { allowed, reason, took: clock.now().since(began) };
+    match snapshot.gates.calls(scene, standing) {
+        Ok(()) => {}
+        Err(Refusal::Denied(reason)) => return Err(Stop::Denied(decided(false, Cow::Borrowed(reason)))),
+        Err(Refusal::Rejected(rejection)) => return Err(Stop::Rejected(rejection)),
+    }
+    let hour = hour_of_day(began.unix_seconds());
+    let charge = |index, _| snapshot.charge_policy(index, began);
+    let decision = snapshot.policies.decide(&snapshot.settings.name, &dispatch.intent, context, hour, charge);
+    let allowed = decision.allowed();
+    let decided = decided(allowed, owned(decision.reason));
+    if allowed { Ok(decided) } else { Err(Stop::Denied(decided)) }
+}
+
+/// The usual reason costs no allocation.
+fn owned(reason: Cow<'_, str>) -> Cow<'static, str> {
+    if reason == AUTHORIZED { Cow::Borrowed(AUTHORIZED) } else { Cow::Owned(reason.into_owned()) }
+}
+
+const AUTHORIZED: &str = "Request authorized";
+
+fn rejected(refusal: Refusal) -> Stop {
+    match refusal {
+        Refusal::Rejected(rejection) => Stop::Rejected(rejection),
+        Refusal::Denied(reason) => {
+            Stop::Denied(Decided { allowed: false, reason: Cow::Borrowed(reason), took: std::time::Duration::ZERO })
+        }
+    }
+}
+

@@ -1,0 +1,633 @@
+//! The only `impl ProxyHttp`. Everything is decided and answered in `request_filter`; Pingora's own
+//! forwarding is never reached, because it cannot send a body that a filter has read (64 KiB at most) and
+//! sends an answer's head before its body is known.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER, TRANSFER_ENCODING,
+    VARY,
+};
+use pingora::upstreams::peer::HttpPeer;
+use pingora_core::modules::http::HttpModules;
+use pingora_http::ResponseHeader;
+use pingora_proxy::{ProxyHttp, Session};
+use tokio::time::timeout;
+
+use crate::axon::envelope::{self, Added};
+use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, forward};
+use crate::error::{Code, Rejection};
+use crate::gate::Standing;
+use crate::gateway::{Gateway, Phase};
+use crate::local::{self, Readiness};
+use crate::observation::{Decided, Observation};
+use crate::pipeline::{self, Admitted, Arrival, BodySource, Stop};
+use crate::reply::{self, Answer, Common, milliseconds, timestamp};
+use crate::request::Head;
+use crate::request::head::Framing;
+use crate::request::route::Endpoint;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::{Bound, Counted};
+
+/// The status logged when the client left before its answer (nginx's convention; it is never sent).
+const CLIENT_CLOSED: u16 = 499;
+/// Body bytes that are worth reading and throwing away to keep a connection.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+const DRAIN_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(500);
+/// Largest failure body that is read to keep Axon's connection.
+const FAILURE_BYTES_MAX: usize = 64 * 1024;
+
+/// What Axon may say about its own body; everything else in an answer's head is Orbit's.
+const PASSED_BACK: [HeaderName; 11] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_DISPOSITION,
+    CONTENT_LOCATION,
+    CACHE_CONTROL,
+    EXPIRES,
+    ETAG,
+    LAST_MODIFIED,
+    VARY,
+    RETRY_AFTER,
+];
+/// The part of it that still holds for a body that Orbit rewrote.
+const PASSED_BACK_ENVELOPED: [HeaderName; 2] = [CACHE_CONTROL, VARY];
+
+/// Pingora's view of the gateway.
+pub struct Proxy {
+    gateway: Arc<Gateway>,
+}
+
+/// What is known of the request that a Pingora context belongs to.
+pub enum Journey {
+    /// The edge has not told yet.
+    Awaited,
+    Arrived(Box<Arrival>),
+    Over,
+}
+
+/// How an answer ended.
+enum Ended {
+    Sent(u16),
+    ClientLeft,
+}
+
+impl Proxy {
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway }
+    }
+
+    /// Serves one request from arrival to its one observation.
+    async fn serve(&self, session: &mut Session, arrival: &Arrival) {
+        let metrics = &self.gateway.telemetry.metrics;
+        let _counted = Counted::new(&metrics.in_flight);
+        let endpoint = Endpoint::of(&arrival.head, arrival.snapshot.settings.observability.metrics.on_main);
+        let head = Some(arrival.head.clone());
+        let mut observation = Observation::begin(arrival.ids.clone(), head, endpoint, arrival.began);
+        let mut reply = Reply { gateway: &self.gateway, arrival, standing: Standing::default() };
+
+        // A panic is a bug, and costs the one request that met it.
+        let served = AssertUnwindSafe(reply.answer(session, endpoint, &mut observation)).catch_unwind().await;
+        let ended = match served {
+            Ok(ended) => ended,
+            Err(_) if session.response_written().is_some() => Ended::ClientLeft,
+            Err(_) => {
+                let rejection = Rejection::new(Code::InternalError, "a step panicked; please report this").closing();
+                reply.reject(session, rejection, &mut observation).await
+            }
+        };
+        observation.status = match ended {
+            Ended::Sent(status) => status,
+            Ended::ClientLeft => {
+                session.set_keepalive(None);
+                CLIENT_CLOSED
+            }
+        };
+        observation.ended = self.gateway.clock.now();
+        for stood in reply.standing.limits().iter().filter(|stood| !stood.verdict.admitted) {
+            observation.limited_by(stood.limit);
+        }
+        self.gateway.observe(&observation, &arrival.snapshot);
+    }
+}
+
+/// One request being answered.
+struct Reply<'a> {
+    gateway: &'a Gateway,
+    arrival: &'a Arrival,
+    standing: Standing,
+}
+
+impl Reply<'_> {
+    async fn answer(&mut self, session: &mut Session, endpoint: Endpoint, note: &mut Observation) -> Ended {
+        let now = self.arrival.began;
+        let name = &self.arrival.snapshot.settings.name;
+        if let Err(rejection) = endpoint.admit(self.arrival.head.method()) {
+            return self.reject(session, rejection, note).await;
+        }
+        let answer = match endpoint {
+            Endpoint::Dispatch => return self.dispatch(session, note).await,
+            Endpoint::Health => local::health(name, self.readiness(), now),
+            Endpoint::Live => local::live(name, now),
+            Endpoint::Metrics => {
+                let telemetry = &self.gateway.telemetry;
+                local::metrics(telemetry.metrics.text(telemetry.sink.dropped()), &self.arrival.head)
+            }
+            Endpoint::Other => return self.reject(session, Rejection::new(Code::NotFound, "no such route"), note).await,
+        };
+        self.send(session, answer, None).await
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.gateway.phase() {
+            Phase::Draining | Phase::Closing => Readiness::Draining,
+            Phase::Serving if self.arrival.snapshot.upstream.any_reachable() => Readiness::Ready,
+            Phase::Serving => Readiness::NoHealthyBackend,
+        }
+    }
+
+    async fn dispatch(&mut self, session: &mut Session, note: &mut Observation) -> Ended {
+        if self.gateway.phase() == Phase::Closing {
+            return self.reject(session, Rejection::unavailable("draining", "draining").closing(), note).await;
+        }
+        let (gateway, arrival) = (self.gateway, self.arrival);
+        let mut source = SessionBody { session: &mut *session };
+        let admitted = match pipeline::admit(arrival, &mut source, &*gateway.clock, &mut self.standing).await {
+            Ok(admitted) => admitted,
+            Err(Stop::Rejected(rejection)) => return self.reject(session, rejection, note).await,
+            Err(Stop::Denied(decision)) => {
+                let answer = Answer::denied(&decision, &arrival.ids, gateway.clock.now());
+                let ended = self.send(session, answer, Some(&decision)).await;
+                note.decision = Some(decision);
+                return ended;
+            }
+            Err(Stop::Gone) => return Ended::ClientLeft,
+        };
+        let Admitted { body, client, decision, permit: _permit } = admitted;
+        note.decision = Some(decision.clone());
+
+        let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client };
+        let upstream = &arrival.snapshot.upstream;
+        let mut watch = Watch::new(session);
+        let exchange = forward(upstream, &outgoing, &gateway.clock, watch.gone(), &mut note.calls).await;
+        match exchange {
+            Ok(exchange) => self.relay(&mut watch, exchange, &decision, note).await,
+            Err(Some(rejection)) => self.refuse(session, rejection, Some(&decision), note).await,
+            Err(None) => Ended::ClientLeft,
+        }
+    }
+
+    /// Gives Axon's answer to the client, in the envelope where the contract says so.
+    async fn relay(
+        &mut self,
+        watch: &mut Watch<'_>,
+        exchange: Exchange,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        let status = exchange.head.status.as_u16();
+        match status {
+            200..=299 if is_enveloped(&exchange, self.envelope_bytes()) => {
+                self.envelop(watch, exchange, decision, note).await
+            }
+            200..=299 => self.pass_through(watch, exchange, Vec::new(), decision, note).await,
+            400..=499 => self.client_error(watch, exchange, decision, note).await,
+            _ => {
+                let rejection = match status {
+                    502..=504 => Rejection::unavailable("upstream_unavailable", format!("Axon answered {status}")),
+                    _ => Rejection::new(Code::InternalError, format!("Axon answered {status}")),
+                };
+                self.abandon(watch, exchange, rejection, decision, note).await
+            }
+        }
+    }
+
+    fn envelope_bytes(&self) -> usize {
+        self.arrival.snapshot.settings.upstream.envelope_bytes as usize
+    }
+
+    /// Reads an answer whole, so that an Axon that dies half-way is a clean 503, and wraps it.
+    async fn envelop(
+        &mut self,
+        watch: &mut Watch<'_>,
+        mut exchange: Exchange,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        let body = match collect(watch, &mut exchange, self.envelope_bytes()).await {
+            Ok(Collected::Whole(body)) => body,
+            Ok(Collected::Part(begun)) => return self.pass_through(watch, exchange, begun, decision, note).await,
+            Err(cut) => return self.cut_off(watch, exchange, cut, decision, note).await,
+        };
+        let now = self.gateway.clock.now();
+        let added = Added {
+            correlation_id: self.arrival.ids.correlation(),
+            timestamp: &timestamp(now),
+            reason: &decision.reason,
+            decision_time_ms: &milliseconds(decision.took),
+        };
+        let Some(enveloped) = envelope::wrap(&body, &added) else {
+            return self.pass_through(watch, exchange, vec![body], decision, note).await;
+        };
+        let status = exchange.head.status.as_u16();
+        let kept = passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED);
+        note.calls.push(exchange.finish(Outcome::Success, enveloped.message.unwrap_or_else(|| "answered".to_owned())));
+        self.send_with(watch.session, Answer::json(status, enveloped.body), Some(decision), kept).await
+    }
+
+    /// Axon's 4xx keeps its status; its body too if that is a JSON object.
+    async fn client_error(
+        &mut self,
+        watch: &mut Watch<'_>,
+        mut exchange: Exchange,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        let status = exchange.head.status.as_u16();
+        let collected = collect(watch, &mut exchange, self.envelope_bytes()).await;
+        let own = match collected {
+            Ok(Collected::Whole(body)) if !exchange.head.headers.contains_key(CONTENT_ENCODING) => {
+                envelope::is_object(&body).then_some(body)
+            }
+            Ok(_) => None,
+            Err(cut) => return self.cut_off(watch, exchange, cut, decision, note).await,
+        };
+        let given = exchange.head.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+        let now = self.gateway.clock.now();
+        let answer = match own {
+            Some(body) => Answer { retry_after: reply::retry_after_of(status, given), ..Answer::json(status, body) },
+            None => Answer::upstream_refusal(status, given, &self.arrival.ids, now),
+        };
+        note.calls.push(exchange.finish(Outcome::Refused, format!("answered {status}")));
+        self.send(watch.session, answer, Some(decision)).await
+    }
+
+    /// An answer that is not passed on: Orbit says so in its own words.
+    async fn abandon(
+        &mut self,
+        watch: &mut Watch<'_>,
+        mut exchange: Exchange,
+        rejection: Rejection,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        // Read for the connection's sake only; how that goes changes nothing.
+        let _ = collect(watch, &mut exchange, FAILURE_BYTES_MAX).await;
+        note.calls.push(exchange.finish(Outcome::Error, rejection.why.clone()));
+        self.refuse(watch.session, rejection, Some(decision), note).await
+    }
+
+    /// The answer stopped before the client was told anything.
+    async fn cut_off(
+        &mut self,
+        watch: &mut Watch<'_>,
+        exchange: Exchange,
+        cut: Cut,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        match cut {
+            Cut::ClientLeft => {
+                note.calls.push(exchange.finish(Outcome::Abandoned, "client left"));
+                Ended::ClientLeft
+            }
+            Cut::Broken(broken) => {
+                let rejection = broken.rejection();
+                note.calls.push(exchange.finish(broken.outcome, broken.why));
+                self.refuse(watch.session, rejection, Some(decision), note).await
+            }
+        }
+    }
+
+    /// Passes Axon's bytes on as they come, after those already read.
+    async fn pass_through(
+        &mut self,
+        watch: &mut Watch<'_>,
+        mut exchange: Exchange,
+        begun: Vec<Bytes>,
+        decision: &Decided,
+        note: &mut Observation,
+    ) -> Ended {
+        let status = exchange.head.status.as_u16();
+        let head = self.pass_through_head(&exchange, decision);
+        let sent = async {
+            watch.session.as_downstream_mut().write_response_header(Box::new(head?)).await?;
+            for bytes in begun {
+                watch.session.as_downstream_mut().write_response_body(bytes, false).await?;
+            }
+            Ok::<_, Box<pingora::Error>>(())
+        };
+        let mut left = sent.await.is_err();
+        while !left {
+            let next = tokio::select! {
+                biased;
+                next = exchange.next() => next,
+                () = watch.gone() => break,
+            };
+            match next {
+                Ok(Some(bytes)) => {
+                    left = watch.session.as_downstream_mut().write_response_body(bytes, false).await.is_err();
+                }
+                Ok(None) => {
+                    let end = watch.session.as_downstream_mut().write_response_body(Bytes::new(), true).await;
+                    note.calls.push(exchange.finish(Outcome::Success, "passed through"));
+                    return if end.is_ok() { Ended::Sent(status) } else { Ended::ClientLeft };
+                }
+                Err(broken) => {
+                    // The head is out, so the only honest end is one that the client can see is none.
+                    watch.session.set_keepalive(None);
+                    watch.session.as_downstream_mut().shutdown().await;
+                    note.calls.push(exchange.finish(broken.outcome, broken.why));
+                    return Ended::Sent(status);
+                }
+            }
+        }
+        note.calls.push(exchange.finish(Outcome::Abandoned, "client left"));
+        Ended::ClientLeft
+    }
+
+    fn pass_through_head(&self, exchange: &Exchange, decision: &Decided) -> Result<ResponseHeader, Box<pingora::Error>> {
+        let status = exchange.head.status.as_u16();
+        let mut head = ResponseHeader::build_no_case(status, Some(16))?;
+        for (name, value) in passed_back(&exchange.head.headers, &PASSED_BACK) {
+            head.append_header(name, value)?;
+        }
+        match exchange.announced_length() {
+            _ if matches!(status, 204 | 205) => {}
+            // A length is kept only where nothing needs a flush per part.
+            Some(length) if !is_stream(&exchange.head.headers) => head.insert_header(CONTENT_LENGTH, length)?,
+            _ if self.arrival.head.is_http10() => {}
+            _ => head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?,
+        }
+        self.common(Some(decision)).write(&mut head)?;
+        Ok(head)
+    }
+
+    /// Refuses with an answer of the error table.
+    async fn reject(&mut self, session: &mut Session, rejection: Rejection, note: &mut Observation) -> Ended {
+        self.refuse(session, rejection, None, note).await
+    }
+
+    async fn refuse(
+        &mut self,
+        session: &mut Session,
+        rejection: Rejection,
+        decision: Option<&Decided>,
+        note: &mut Observation,
+    ) -> Ended {
+        if rejection.code == Code::ServiceUnavailable
+            && rejection.details == crate::error::Details::Issue("overload")
+        {
+            self.gateway.telemetry.metrics.hit(Bound::InFlight);
+        }
+        let mut answer = Answer::rejection(&rejection, &self.arrival.ids, self.gateway.clock.now());
+        answer.allow = (rejection.code == Code::MethodNotAllowed).then(|| note.endpoint.allow());
+        note.refusal = Some(rejection);
+        self.send(session, answer, decision).await
+    }
+
+    async fn send(&mut self, session: &mut Session, answer: Answer, decision: Option<&Decided>) -> Ended {
+        self.send_with(session, answer, decision, Vec::new()).await
+    }
+
+    async fn send_with(
+        &mut self,
+        session: &mut Session,
+        answer: Answer,
+        decision: Option<&Decided>,
+        more: Vec<(HeaderName, HeaderValue)>,
+    ) -> Ended {
+        if answer.close || self.gateway.phase() != Phase::Serving {
+            session.set_keepalive(None);
+        }
+        self.settle_body(session).await;
+        let status = answer.status;
+        let sent = async {
+            let mut head = answer.head(&self.common(decision))?;
+            for (name, value) in more {
+                head.append_header(name, value)?;
+            }
+            let downstream = session.as_downstream_mut();
+            downstream.write_response_header(Box::new(head)).await?;
+            let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
+            downstream.write_response_body(body, true).await
+        };
+        match sent.await {
+            Ok(()) => Ended::Sent(status),
+            Err(_) => Ended::ClientLeft,
+        }
+    }
+
+    /// A request body that nobody read: a small one is thrown away so that the connection can go on, a
+    /// large one, or one that the client waits to be asked for, ends the connection.
+    async fn settle_body(&self, session: &mut Session) {
+        let downstream = session.as_downstream_mut();
+        if downstream.is_body_done() {
+            return;
+        }
+        let small = matches!(self.arrival.head.framing(), Framing::Length(length) if length <= DRAIN_BYTES_MAX);
+        if !small || self.arrival.head.expects_continue() || downstream.get_keepalive().is_none() {
+            return downstream.set_keepalive(None);
+        }
+        if !matches!(timeout(DRAIN_TIME_MAX, downstream.drain_request_body()).await, Ok(Ok(()))) {
+            downstream.set_keepalive(None);
+        }
+    }
+
+    fn common<'b>(&'b self, decision: Option<&'b Decided>) -> Common<'b> {
+        let now = self.gateway.clock.now();
+        Common { ids: &self.arrival.ids, standing: &self.standing, decision, now }
+    }
+}
+
+/// Whether the answer's head lets it be a JSON object within the limit.
+fn is_enveloped(exchange: &Exchange, envelope_bytes: usize) -> bool {
+    let headers = &exchange.head.headers;
+    let json = headers.get(CONTENT_TYPE).is_none_or(|value| {
+        let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
+    });
+    let fits = exchange.announced_length().is_none_or(|length| length <= envelope_bytes as u64);
+    json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
+}
+
+/// Whether the answer's parts matter as they come.
+fn is_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+        [&b"text/event-stream"[..], b"application/x-ndjson"].iter().any(|s| essence.eq_ignore_ascii_case(s))
+    })
+}
+
+fn passed_back(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+    let all = |name: &HeaderName| headers.get_all(name).iter().map(|v| (name.clone(), v.clone())).collect::<Vec<_>>();
+    names.iter().flat_map(all).collect()
+}
+
+/// Why an answer was not read to its end.
+enum Cut {
+    ClientLeft,
+    Broken(Broken),
+}
+
+async fn collect(watch: &mut Watch<'_>, exchange: &mut Exchange, limit: usize) -> Result<Collected, Cut> {
+    tokio::select! {
+        biased;
+        collected = exchange.collect(limit) => collected.map_err(Cut::Broken),
+        () = watch.gone() => Err(Cut::ClientLeft),
+    }
+}
+
+/// Notices a client that leaves while it waits.
+struct Watch<'a> {
+    session: &'a mut Session,
+    /// The client has sent the beginning of another request; it is there, and nothing more is read.
+    ahead: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(session: &'a mut Session) -> Self {
+        Self { session, ahead: false }
+    }
+
+    /// Resolves when the client has closed its side.
+    async fn gone(&mut self) {
+        if !self.ahead {
+            let idle = self.session.as_downstream_mut().read_body_or_idle(true).await;
+            let closed = idle.err().is_some_and(|e| *e.etype() != pingora::ErrorType::ConnectError);
+            if closed {
+                return;
+            }
+            // Pingora's word for bytes behind the request. They are lost, so the connection ends with
+            // this answer, and the client repeats the request elsewhere (RFC 9112, section 9.3.2).
+            self.ahead = true;
+            self.session.set_keepalive(None);
+        }
+        std::future::pending().await
+    }
+}
+
+/// The body of a Pingora session.
+struct SessionBody<'a> {
+    session: &'a mut Session,
+}
+
+impl BodySource for SessionBody<'_> {
+    async fn body(&mut self, head: &Head, snapshot: &Snapshot) -> Result<Bytes, Stop> {
+        let listen = &snapshot.settings.listen;
+        if head.framing() == Framing::None {
+            return Ok(Bytes::new());
+        }
+        if head.expects_continue() {
+            self.ask_for_body().await?;
+        }
+        match timeout(listen.body_timeout, self.read(listen.body_bytes as usize)).await {
+            Ok(read) => read,
+            Err(_) => Err(too_slow()),
+        }
+    }
+}
+
+impl SessionBody<'_> {
+    async fn read(&mut self, limit: usize) -> Result<Bytes, Stop> {
+        let session = self.session.as_downstream_mut();
+        let mut first = Bytes::new();
+        let mut more = BytesMut::new();
+        loop {
+            let part = match session.read_request_body().await {
+                Ok(Some(part)) => part,
+                Ok(None) if more.is_empty() => return Ok(first),
+                Ok(None) => return Ok(more.freeze()),
+                Err(e) => return Err(unreadable(&e)),
+            };
+            if first.len().max(more.len()) + part.len() > limit {
+                return Err(Rejection::new(Code::PayloadTooLarge, "body is over listen.body_bytes").closing().into());
+            }
+            if first.is_empty() {
+                first = part;
+            } else {
+                if more.is_empty() {
+                    more.extend_from_slice(&first);
+                }
+                more.extend_from_slice(&part);
+            }
+        }
+    }
+
+    async fn ask_for_body(&mut self) -> Result<(), Stop> {
+        let session = self.session.as_downstream_mut();
+        // Pingora turns keep-alive off for any head written before the body ended, the 100 too.
+        session.set_close_on_response_before_downstream_finish(false);
+        let asked = session.write_continue_response().await;
+        session.set_close_on_response_before_downstream_finish(true);
+        asked.map_err(|_| Stop::Gone)
+    }
+}
+
+fn too_slow() -> Stop {
+    Rejection::new(Code::RequestTimeout, "body came too slowly").closing().into()
+}
+
+/// Tells a client that left from one that sent nonsense.
+fn unreadable(error: &pingora::Error) -> Stop {
+    let sloppy = error
+        .root_cause()
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::InvalidData);
+    match error.etype() {
+        _ if sloppy => Rejection::field("transfer-encoding", "malformed chunked body").closing().into(),
+        pingora::ErrorType::ReadTimedout => too_slow(),
+        pingora::ErrorType::ConnectionClosed | pingora::ErrorType::ReadError => Stop::Gone,
+        _ => Rejection::field("body", "malformed body framing").closing().into(),
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Journey;
+
+    fn new_ctx(&self) -> Journey {
+        Journey::Awaited
+    }
+
+    /// No module is wanted: an answer leaves exactly as it was written.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    /// Pingora's way of handing a value from the connection to a request; the edge uses it for every one.
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        journey: &mut Journey,
+        arrival: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        if let Ok(arrival) = arrival.downcast::<Arrival>() {
+            *journey = Journey::Arrived(arrival);
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
+        match std::mem::replace(journey, Journey::Over) {
+            Journey::Arrived(arrival) => self.serve(session, &arrival).await,
+            Journey::Awaited | Journey::Over => return Err(unreachable_step("a request without its arrival")),
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Journey) -> pingora::Result<Box<HttpPeer>> {
+        Err(unreachable_step("Pingora's forwarding is not used"))
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Journey, _: &pingora::Error) -> bool {
+        true
+    }
+}
+
+fn unreachable_step(why: &'static str) -> Box<pingora::Error> {
+    pingora::Error::explain(pingora::ErrorType::InternalError, why)
+}

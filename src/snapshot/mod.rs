@@ -1,0 +1,144 @@
+//! The configuration as requests see it: built whole, published by swapping one pointer.
+
+pub mod keys;
+pub mod policies;
+pub mod settings;
+
+use std::sync::Arc;
+
+use crate::auth::{KeyEntry, Keyring, Rules};
+use crate::axon::{BackendMetrics, Upstream};
+use crate::clock::Moment;
+use crate::gate::{Book, Gates};
+use crate::governance::{Policies, PolicyIndex};
+use crate::limit::{Capacity, Rate, Window, admit_all};
+use crate::snapshot::settings::{KeySetting, Loaded, Settings, UnsignedPayload};
+
+/// One configuration, complete. A request holds on to the one it began with.
+pub struct Snapshot {
+    /// Counted from 1 by accepted configurations.
+    pub generation: u64,
+    /// Over every file that was read.
+    pub sha256: [u8; 32],
+    pub settings: Settings,
+    pub rules: Rules,
+    pub keyring: Keyring,
+    pub gates: Gates,
+    pub policies: Policies,
+    policy_windows: Vec<Vec<Arc<Window>>>,
+    pub capacity: Arc<Capacity>,
+    pub upstream: Arc<Upstream>,
+    book: Book,
+}
+
+/// What a snapshot needs besides the settings.
+pub struct Ingredients<'a> {
+    pub predecessor: Option<&'a Snapshot>,
+    /// Metric handles of a backend by its label.
+    pub metrics: &'a dyn Fn(&str) -> BackendMetrics,
+    /// Random, so that nobody outside can predict where tables keep an address.
+    pub seed: u64,
+}
+
+impl Snapshot {
+    /// Builds a configuration, adopting the counters, backends and idle connections of its predecessor
+    /// where their settings did not change.
+    ///
+    /// # Errors
+    /// Every complaint, one line each, for the operator.
+    pub fn build(loaded: Loaded, ingredients: &Ingredients<'_>) -> Result<Self, Vec<String>> {
+        let Loaded { settings, sha256, .. } = loaded;
+        let predecessor = ingredients.predecessor;
+        let mut complaints = Vec::new();
+        let mut book = Book::after(predecessor.map(|p| &p.book), ingredients.seed);
+
+        let keyring = Keyring::from_entries(settings.keys.iter().map(key_entry).collect())
+            .map_err(|problems| {
+                complaints.extend(problems.iter().map(|problem| {
+                    let origin = settings.keys.get(problem.entry).map(|key| key.origin.to_string());
+                    format!("{}: `{}`: {}", origin.unwrap_or_default(), problem.field, problem.issue)
+                }));
+            })
+            .ok();
+        let policies = Policies::compile(settings.policies.iter().map(|(policy, _)| policy.clone()).collect())
+            .map_err(|problems| {
+                complaints.extend(problems.iter().map(|problem| {
+                    let origin = settings.policies.get(problem.index).map(|(_, origin)| origin.to_string());
+                    format!("{}: {}", origin.unwrap_or_default(), problem.message)
+                }));
+            })
+            .ok();
+        let gates = Gates::build(&settings, &mut book).map_err(|lines| complaints.extend(lines)).ok();
+        let upstream = Upstream::build(&settings.upstream, predecessor.map(|p| &*p.upstream), ingredients.metrics)
+            .map_err(|line| complaints.push(line))
+            .ok();
+        let (Some(keyring), Some(policies), Some(gates), Some(upstream)) = (keyring, policies, gates, upstream) else {
+            return Err(complaints);
+        };
+
+        let policy_windows = policy_windows(&policies, &mut book);
+        // Permits of running requests must keep counting, so an unchanged bound keeps its counter.
+        let in_flight = settings.listen.in_flight as usize;
+        let capacity = predecessor.map(|p| &p.capacity).filter(|c| c.in_flight_max() == in_flight).cloned();
+        Ok(Self {
+            generation: predecessor.map_or(1, |p| p.generation + 1),
+            sha256,
+            rules: Rules {
+                regions: settings.auth.regions.clone(),
+                services: settings.auth.services.clone(),
+                clock_skew: settings.auth.clock_skew,
+                unsigned_payload: settings.auth.unsigned_payload == UnsignedPayload::Allow,
+            },
+            keyring,
+            gates,
+            policies,
+            policy_windows,
+            capacity: capacity.unwrap_or_else(|| Capacity::new(in_flight)),
+            upstream: Arc::new(upstream),
+            book: book.close(),
+            settings,
+        })
+    }
+
+    /// Takes one request from the limits of a policy, from all of them or from none.
+    pub fn charge_policy(&self, index: PolicyIndex, now: Moment) -> bool {
+        let windows = self.policy_windows.get(index.position()).map(Vec::as_slice).unwrap_or_default();
+        let windows: arrayvec::ArrayVec<&Window, 2> = windows.iter().take(2).map(|w| &**w).collect();
+        admit_all(&windows, now).is_none_or(|verdict| verdict.admitted)
+    }
+}
+
+/// The per-minute and per-hour windows of every policy, by its index.
+fn policy_windows(policies: &Policies, book: &mut Book) -> Vec<Vec<Arc<Window>>> {
+    let row = |compiled: &crate::governance::Compiled| {
+        let Some(limits) = compiled.rate_limits() else { return Vec::new() };
+        let minute = limits.requests_per_minute.map(|count| Rate { count, per: MINUTE });
+        let hour = limits.requests_per_hour.map(|count| Rate { count, per: HOUR });
+        let policy = compiled.policy();
+        let rates = minute.into_iter().chain(hour);
+        rates
+            .map(|rate| {
+                let name = format!("policy {}:{} per {}s", policy.service, policy.intent, rate.per.as_secs());
+                let made = book.keep(name, &rate, || Ok::<_, std::convert::Infallible>(Window::new(rate)));
+                let Ok(window) = made;
+                window
+            })
+            .collect()
+    };
+    policies.iter().map(|(_, compiled)| compiled).map(row).collect()
+}
+
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+fn key_entry(key: &KeySetting) -> KeyEntry {
+    KeyEntry {
+        access_key_id: key.access_key_id.clone(),
+        secret_access_key: key.secret_access_key.clone(),
+        session_token: key.session_token.clone(),
+        principal: key.principal.clone(),
+        not_before: key.not_before,
+        not_after: key.not_after,
+        disabled: key.disabled,
+    }
+}

@@ -1,0 +1,363 @@
+//! What the operator wrote, checked: plain values with units, no YAML and no spans.
+//!
+//! Invariant: a [`Settings`] is complete and consistent. Every default is already filled in, every
+//! range holds, every secret is resolved; whoever reads it decides nothing again.
+
+mod read;
+mod reference;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use crate::config::{Context, Environment, Problem, Problems, Value, shown_path};
+use crate::governance::model::Policy;
+
+pub use reference::reference;
+
+/// The whole configuration, the key and policy files included.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `service` in `/health`, logs and governance: 1–64 of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    pub listen: Listen,
+    pub drain: Drain,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub governance: Governance,
+    pub upstream: Upstream,
+    pub observability: Observability,
+    pub runtime: Runtime,
+    /// At least one, `access_key_id` unique, in the order of the files.
+    pub keys: Vec<KeySetting>,
+    /// At least one, (service, intent) unique, in the order of the files.
+    pub policies: Vec<(Policy, Origin)>,
+}
+
+/// Settings and what reading them left behind.
+#[derive(Debug)]
+pub struct Loaded {
+    pub settings: Settings,
+    /// What is allowed, but probably not meant.
+    pub warnings: Vec<Problem>,
+    /// Over the lengths and contents of [`Loaded::files`].
+    pub sha256: [u8; 32],
+    /// Every file read, secrets included, in order; the main file is first.
+    pub files: Vec<PathBuf>,
+}
+
+impl Settings {
+    /// Reads the main file and every file that it names.
+    ///
+    /// # Errors
+    /// All problems of all files, in the order of the files and their lines.
+    pub fn load(path: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
+        let context = Context::new(environment);
+        let settings = read::everything(&context, path);
+        let (settings, read) = context.finish(settings)?;
+        Ok(Loaded { settings, warnings: read.warnings, sha256: read.sha256, files: read.files })
+    }
+
+    /// The effective configuration as YAML, defaults included. Secrets stand in files of their own
+    /// and are not part of it. Read again from the same working directory it gives the same settings.
+    pub fn show(&self) -> String {
+        show::yaml(self)
+    }
+
+    /// Names of the settings that differ and that a running process cannot change.
+    pub fn diff_restart(&self, new: &Settings) -> Vec<&'static str> {
+        let changes = [
+            ("listen.address", self.listen.addresses != new.listen.addresses),
+            ("observability.logs.format", self.observability.logs.format != new.observability.logs.format),
+            ("runtime.threads", self.runtime.threads != new.runtime.threads),
+        ];
+        changes.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
+    }
+}
+
+/// A place in a file, for complaints that can only be made later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub file: PathBuf,
+    /// From 1.
+    pub line: u32,
+    /// From 1, in characters.
+    pub column: u32,
+}
+
+/// The client's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// At least one, no duplicates; port 0 picks a free one.
+    pub addresses: Vec<SocketAddr>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest request head, in bytes.
+    pub header_bytes: u64,
+    /// Largest request body, in bytes.
+    pub body_bytes: u64,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// Open client connections.
+    pub connections: u32,
+    /// Requests admitted at once; more is 503 `overload`.
+    pub in_flight: u32,
+}
+
+/// What SIGTERM does: accept for `min`, finish for `max`; `min <= max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    pub min: Duration,
+    pub max: Duration,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// At least one, no duplicates.
+    pub regions: Vec<String>,
+    /// At least one, no duplicates.
+    pub services: Vec<String>,
+    pub clock_skew: Duration,
+    pub presigned: Presigned,
+    pub unsigned_payload: UnsignedPayload,
+    /// Absolute, or relative to the working directory; where [`Settings::keys`] came from.
+    pub key_files: Vec<PathBuf>,
+}
+
+/// Query authentication. This version only refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presigned {
+    Deny,
+}
+
+/// Requests that sign `UNSIGNED-PAYLOAD` in place of a body hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsignedPayload {
+    Deny,
+    Allow,
+}
+
+/// `None` is the word `disabled`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub per_ip: Option<PerIpLimit>,
+    pub global: Option<GlobalLimit>,
+    pub governance: Option<GovernanceLimit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerIpLimit {
+    pub rate: RateSetting,
+    /// 1–128; IPv6 clients of one network count as one.
+    pub ipv6_prefix: u8,
+    pub mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GlobalLimit {
+    pub rate: RateSetting,
+    pub mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GovernanceLimit {
+    pub rate: RateSetting,
+    pub key: GovernanceKey,
+    pub mode: Mode,
+}
+
+/// What governance calls are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GovernanceKey {
+    Principal,
+}
+
+/// Whether a limit refuses or only reports what it would have refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    Shadow,
+}
+
+/// `count` (at least 1) in any window of length `per` (a second, a minute or an hour).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateSetting {
+    pub count: u32,
+    pub per: Duration,
+}
+
+/// Where the policies came from; they themselves are [`Settings::policies`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Governance {
+    /// Paths and globs as written, resolved against the main file's directory.
+    pub policy_sources: Vec<PathBuf>,
+}
+
+/// The Axon that requests go to.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub name: String,
+    /// 1–64, no duplicates; plain HTTP.
+    pub endpoints: Vec<Endpoint>,
+    pub request: UpstreamRequest,
+    /// Largest answer that is put into the envelope, in bytes; a larger one is passed through.
+    pub envelope_bytes: u64,
+    /// `None`: what Axon gets is not signed.
+    pub sign: Option<Sign>,
+    /// 1–8: how many endpoints a connect failure may try.
+    pub attempts: u8,
+    pub timeouts: Timeouts,
+    /// Idle connections kept per endpoint; 0 keeps none.
+    pub keepalive: u32,
+}
+
+/// One address of Axon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    /// For the `Host` header: as written, without the port if none was.
+    pub authority: String,
+}
+
+/// How a dispatch is asked of Axon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamRequest {
+    pub method: UpstreamMethod,
+    /// Origin form without query: `/…`, visible ASCII.
+    pub path: String,
+}
+
+/// A POST carries the dispatch body, a GET carries none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamMethod {
+    Post,
+    Get,
+}
+
+/// How requests to Axon are signed.
+#[derive(Debug, Clone)]
+pub struct Sign {
+    pub service: String,
+    pub region: String,
+    pub source: SignSource,
+    pub credentials: SignCredentials,
+}
+
+/// Where the signing credentials came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignSource {
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and perhaps `AWS_SESSION_TOKEN`.
+    Default,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct SignCredentials {
+    pub access_key_id: String,
+    pub secret_access_key: SecretString,
+    pub session_token: Option<SecretString>,
+}
+
+/// Bounds of one upstream exchange; `total >= connect`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub first_byte: Duration,
+    pub idle: Duration,
+    pub total: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observability {
+    pub logs: Logs,
+    pub metrics: Metrics,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logs {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    /// Whether each request leaves its lines.
+    pub requests: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level with its name in the file.
+    pub const NAMES: [(&'static str, LogLevel); 6] = [
+        ("off", LogLevel::Off),
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// Whether the main listener answers `/metrics`.
+    pub on_main: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runtime {
+    /// 1–256; `None` is `auto`, one per core.
+    pub threads: Option<u16>,
+}
+
+/// One key that callers may sign with.
+#[derive(Debug, Clone)]
+pub struct KeySetting {
+    /// 1–128 of `A-Z a-z 0-9 _`.
+    pub access_key_id: String,
+    pub secret_access_key: SecretString,
+    pub session_token: Option<SecretString>,
+    /// 1–128 printable ASCII.
+    pub principal: String,
+    /// Unix seconds.
+    pub not_before: Option<u64>,
+    /// Unix seconds, later than `not_before`.
+    pub not_after: Option<u64>,
+    pub disabled: bool,
+    pub origin: Origin,
+}
+
+impl Origin {
+    /// Where a value begins.
+    pub(super) fn of(value: &Value<'_>) -> Self {
+        let span = value.start();
+        Self { file: value.file().to_owned(), line: span.line, column: span.column }
+    }
+}
+
+/// `file:line:column`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", shown_path(&self.file), self.line, self.column)
+    }
+}

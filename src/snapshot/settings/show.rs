@@ -1,0 +1,211 @@
+//! Settings written out as the file that would give them.
+//!
+//! Invariant: no secret is written; what is known of keys and policies beyond their files' names
+//! stands in comments.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{
+    Drain, Endpoint, GovernanceKey, KeySetting, Limits, Listen, LogFormat, LogLevel, Mode, Presigned, RateSetting,
+    Settings, Sign, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod,
+};
+use crate::config::Rate;
+use crate::config::units::{duration_text, rate_text, size_text};
+
+/// See [`Settings::show`].
+pub(super) fn yaml(settings: &Settings) -> String {
+    let Settings { name, listen, drain, auth, limits, governance, upstream, observability, runtime, keys, policies } =
+        settings;
+    let mut out = Lines::default();
+    out.line(0, "version: 1");
+    out.line(0, &format!("name: {}", quoted(name)));
+    write_listen(&mut out, listen);
+    let Drain { min, max } = drain;
+    out.line(0, &format!("drain: {{ min: {}, max: {} }}", duration_text(*min), duration_text(*max)));
+    out.line(0, "auth:");
+    out.line(1, &format!("region: {}", list(&auth.regions, |region| quoted(region))));
+    out.line(1, &format!("service: {}", list(&auth.services, |service| quoted(service))));
+    out.line(1, &format!("clock_skew: {}", duration_text(auth.clock_skew)));
+    out.line(1, &format!("keys: {}", list(&auth.key_files, |path| quoted_path(path))));
+    keys.iter().for_each(|key| write_key(&mut out, key));
+    let presigned = match auth.presigned {
+        Presigned::Deny => "deny",
+    };
+    out.line(1, &format!("presigned: {presigned}"));
+    let unsigned = match auth.unsigned_payload {
+        UnsignedPayload::Deny => "deny",
+        UnsignedPayload::Allow => "allow",
+    };
+    out.line(1, &format!("unsigned_payload: {unsigned}"));
+    write_limits(&mut out, limits);
+    out.line(0, "governance:");
+    out.line(1, &format!("policies: {}", list(&governance.policy_sources, |path| quoted_path(path))));
+    for (policy, origin) in policies {
+        let state = if policy.enabled { "" } else { ", disabled" };
+        let subject = format!("{}:{}", policy.service, policy.intent);
+        out.line(1, &format!("# {}{state} ({})", quoted(&subject), quoted(&origin.to_string())));
+    }
+    write_upstream(&mut out, upstream);
+    let logs = observability.logs;
+    let format = match logs.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let level = LogLevel::NAMES.iter().find(|(_, level)| *level == logs.level).map_or("info", |(name, _)| name);
+    out.line(0, "observability:");
+    out.line(1, &format!("logs: {{ format: {format}, level: \"{level}\", requests: {} }}", logs.requests));
+    out.line(1, &format!("metrics: {{ on_main: {} }}", observability.metrics.on_main));
+    let threads = runtime.threads.map_or("auto".to_owned(), |threads| threads.to_string());
+    out.line(0, &format!("runtime: {{ threads: {threads} }}"));
+    out.0
+}
+
+fn write_listen(out: &mut Lines, listen: &Listen) {
+    let Listen {
+        addresses,
+        trusted_proxies,
+        header_bytes,
+        body_bytes,
+        header_timeout,
+        body_timeout,
+        idle_timeout,
+        connections,
+        in_flight,
+    } = listen;
+    out.line(0, "listen:");
+    out.line(1, &format!("address: {}", list(addresses, |address| format!("\"{address}\""))));
+    out.line(1, &format!("trusted_proxies: {}", list(trusted_proxies, |network| format!("\"{network}\""))));
+    out.line(1, &format!("header_bytes: {}", size_text(*header_bytes)));
+    out.line(1, &format!("body_bytes: {}", size_text(*body_bytes)));
+    out.line(1, &format!("header_timeout: {}", duration_text(*header_timeout)));
+    out.line(1, &format!("body_timeout: {}", duration_text(*body_timeout)));
+    out.line(1, &format!("idle_timeout: {}", duration_text(*idle_timeout)));
+    out.line(1, &format!("connections: {connections}"));
+    out.line(1, &format!("in_flight: {in_flight}"));
+}
+
+/// The principal is the operator's own text; the secret is not written, nor is its length.
+fn write_key(out: &mut Lines, key: &KeySetting) {
+    let state = if key.disabled { ", disabled" } else { "" };
+    out.line(
+        1,
+        &format!(
+            "# key {} of {}{state} ({})",
+            key.access_key_id,
+            quoted(&key.principal),
+            quoted(&key.origin.to_string())
+        ),
+    );
+}
+
+fn write_limits(out: &mut Lines, limits: &Limits) {
+    let Limits { per_ip, global, governance } = limits;
+    out.line(0, "limits:");
+    match per_ip {
+        Some(limit) => out.line(
+            1,
+            &format!(
+                "per_ip: {{ rate: {}, ipv6_prefix: {}, mode: {} }}",
+                rate(limit.rate),
+                limit.ipv6_prefix,
+                mode(limit.mode)
+            ),
+        ),
+        None => out.line(1, "per_ip: disabled"),
+    }
+    match global {
+        Some(limit) => out.line(1, &format!("global: {{ rate: {}, mode: {} }}", rate(limit.rate), mode(limit.mode))),
+        None => out.line(1, "global: disabled"),
+    }
+    match governance {
+        Some(limit) => {
+            let key = match limit.key {
+                GovernanceKey::Principal => "principal",
+            };
+            let (rate, mode) = (rate(limit.rate), mode(limit.mode));
+            out.line(1, &format!("governance: {{ rate: {rate}, key: {key}, mode: {mode} }}"));
+        }
+        None => out.line(1, "governance: disabled"),
+    }
+    out.line(1, "store: local");
+}
+
+fn write_upstream(out: &mut Lines, upstream: &Upstream) {
+    let Upstream { name, endpoints, request, envelope_bytes, sign, attempts, timeouts, keepalive } = upstream;
+    out.line(0, "upstreams:");
+    out.line(1, &format!("{}:", quoted(name)));
+    let url = |endpoint: &Endpoint| format!("\"http://{}\"", endpoint.authority);
+    out.line(2, &format!("endpoints: {}", list(endpoints, url)));
+    let request = match request.method {
+        UpstreamMethod::Post => format!("method: POST, path: {}", quoted(&request.path)),
+        UpstreamMethod::Get => format!("method: GET, path: {}, body: none", quoted(&request.path)),
+    };
+    out.line(2, &format!("request: {{ {request} }}"));
+    out.line(2, &format!("response: {{ envelope_bytes: {} }}", size_text(*envelope_bytes)));
+    match sign {
+        None => out.line(2, "sign: disabled"),
+        Some(Sign { service, region, source, credentials: _ }) => {
+            let credentials = match source {
+                SignSource::Default => "default".to_owned(),
+                SignSource::File(path) => format!("{{ keys: {} }}", quoted_path(path)),
+            };
+            let (service, region) = (quoted(service), quoted(region));
+            out.line(2, &format!("sign: {{ service: {service}, region: {region}, credentials: {credentials} }}"));
+        }
+    }
+    out.line(2, "balance: least_loaded");
+    out.line(2, &format!("retry: {{ attempts: {attempts} }}"));
+    let Timeouts { connect, first_byte, idle, total } = timeouts;
+    let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
+    out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));
+    out.line(2, &format!("keepalive: {keepalive}"));
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, depth: usize, text: &str) {
+        let _ = writeln!(self.0, "{:1$}{text}", "", depth * 2);
+    }
+}
+
+fn rate(rate: RateSetting) -> String {
+    rate_text(Rate { count: rate.count, per: rate.per })
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Shadow => "shadow",
+    }
+}
+
+fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    format!("[{}]", items.iter().map(text).collect::<Vec<_>>().join(", "))
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// A double-quoted scalar of visible ASCII, whatever the text: YAML 1.2.2, section 5.7.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(character);
+            }
+            ' '..='~' => out.push(character),
+            other => {
+                let _ = write!(out, "\\U{:08x}", u32::from(other));
+            }
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,761 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::{Loaded, LogFormat, LogLevel, Mode, RateSetting, Settings, SignSource, UpstreamMethod, reference};
+use crate::config::{Colour, Problems};
+use crate::governance::model::{Operator, RateLimits};
+
+const SMALLEST: &str = include_str!("../../../conf/orbit.yaml");
+const FULL: &str = include_str!("../../../conf/orbit.full.yaml");
+const KEYS: &str = "- { access_key_id: AKID, secret_access_key: { env: A_SECRET }, principal: alice }\n";
+const POLICIES: &str = include_str!("../../../conf/policies/default.json");
+
+/// A directory with a valid key file and a valid policy.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.write("keys.yaml", KEYS);
+        folder.write("policies/default.json", POLICIES);
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(&self, main: &str) -> Result<Loaded, Problems> {
+        Settings::load(&self.write("orbit.yaml", main), &environment())
+    }
+
+    fn settings(&self, main: &str) -> Settings {
+        self.load(main).unwrap_or_else(|problems| panic!("{problems}")).settings
+    }
+
+    /// The problems as `file:line:column message`, the file relative to the folder.
+    fn problems(&self, main: &str) -> Vec<String> {
+        let problems = self.load(main).unwrap_err();
+        let file = |path: &Path| path.strip_prefix(self.0.path()).unwrap_or(path).display().to_string();
+        problems.iter().map(|p| format!("{}:{}:{} {}", file(&p.file), p.line, p.column, p.message)).collect()
+    }
+
+    /// Asserts every problem of `main`, and no other: `line:column fragment`, or `file:line:column fragment`.
+    fn check(&self, main: &str, expected: &[&str]) {
+        let problems = self.problems(main);
+        assert_eq!(problems.len(), expected.len(), "{main}\n{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            let (place, fragment) = expected.split_once(' ').unwrap();
+            let place = if place.matches(':').count() == 1 { format!("orbit.yaml:{place}") } else { place.to_owned() };
+            let (found_place, message) = problem.split_once(' ').unwrap();
+            assert!(found_place == place && message.contains(fragment), "{main}\n{problem}\nis not {place} {fragment}");
+        }
+    }
+}
+
+fn environment() -> BTreeMap<String, String> {
+    let variables = [
+        ("A_SECRET", "hunter2"),
+        ("ORBIT_EXAMPLE_SECRET", "hunter2"),
+        ("AWS_ACCESS_KEY_ID", "AKIDAXON"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// The smallest file with more lines; `block` begins at line 8.
+fn with(block: &str) -> String {
+    format!("{SMALLEST}{block}\n")
+}
+
+/// The smallest file with another upstream block; `lines`, indented by four, begin at line 9.
+fn with_upstream(lines: &str) -> String {
+    let endpoints = "  axon:\n    endpoints: [\"http://127.0.0.1:9000\"]\n";
+    let main = SMALLEST.replace("  axon: { endpoints: [\"http://127.0.0.1:9000\"] }\n", "");
+    assert_ne!(main, SMALLEST);
+    lines.lines().fold(format!("{main}{endpoints}"), |main, line| format!("{main}    {line}\n"))
+}
+
+#[test]
+fn the_samples_load() {
+    let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    for name in ["orbit.yaml", "orbit.full.yaml"] {
+        let loaded = Settings::load(&conf.join(name), &environment()).unwrap();
+        assert_eq!(loaded.settings.keys.len(), 1);
+        assert_eq!(loaded.settings.policies.len(), 1);
+        assert_eq!(loaded.files.first(), Some(&conf.join(name)));
+        assert_eq!(loaded.files.len(), 3);
+    }
+}
+
+#[test]
+fn the_smallest_file_has_the_defaults_of_the_contract() {
+    let settings = Folder::new().settings(SMALLEST);
+    let seconds = Duration::from_secs;
+    assert_eq!(settings.name, "orbit");
+    assert_eq!(settings.listen.addresses, ["0.0.0.0:8080".parse().unwrap()]);
+    assert_eq!((settings.listen.header_bytes, settings.listen.body_bytes), (16 << 10, 1 << 20));
+    assert_eq!((settings.listen.header_timeout, settings.listen.body_timeout), (seconds(10), seconds(15)));
+    assert_eq!(settings.listen.idle_timeout, seconds(75));
+    assert_eq!((settings.listen.connections, settings.listen.in_flight), (20_000, 4096));
+    assert_eq!((settings.drain.min, settings.drain.max), (seconds(10), seconds(60)));
+    assert_eq!((settings.auth.regions, settings.auth.services), (vec!["us-east-1".into()], vec!["execute-api".into()]));
+    assert_eq!(settings.auth.clock_skew, seconds(300));
+    let minute = |count| RateSetting { count, per: seconds(60) };
+    let per_ip = settings.limits.per_ip.unwrap();
+    assert_eq!((per_ip.rate, per_ip.ipv6_prefix, per_ip.mode), (minute(100), 64, Mode::Enforce));
+    assert_eq!(settings.limits.global.unwrap().rate, minute(1000));
+    assert_eq!(settings.limits.governance.unwrap().rate, minute(100));
+    let upstream = settings.upstream;
+    assert_eq!(upstream.name, "axon");
+    assert_eq!((upstream.request.method, upstream.request.path.as_str()), (UpstreamMethod::Post, "/dispatch"));
+    assert!(upstream.sign.is_none());
+    assert_eq!((upstream.envelope_bytes, upstream.attempts, upstream.keepalive), (1 << 20, 2, 128));
+    let timeouts = upstream.timeouts;
+    assert_eq!((timeouts.connect, timeouts.first_byte), (seconds(1), seconds(30)));
+    assert_eq!((timeouts.idle, timeouts.total), (seconds(60), seconds(60)));
+    let logs = settings.observability.logs;
+    assert_eq!((logs.format, logs.level, logs.requests), (LogFormat::Text, LogLevel::Info, true));
+    assert!(settings.observability.metrics.on_main);
+    assert_eq!(settings.runtime.threads, None);
+    assert_eq!(settings.keys[0].secret_access_key.expose_secret(), "hunter2");
+}
+
+/// `FULL` as (indentation, key) of each line that has one.
+fn full_keys() -> Vec<(usize, usize, String)> {
+    let key = |line: &str| {
+        let trimmed = line.trim_start();
+        let name = trimmed.split_once(':')?.0;
+        (!trimmed.starts_with('#')).then(|| (line.len() - trimmed.len(), name.to_owned()))
+    };
+    FULL.lines().enumerate().filter_map(|(at, line)| key(line).map(|(indent, name)| (at, indent, name))).collect()
+}
+
+/// The dotted path of each key of `FULL`, with its line.
+fn full_paths() -> Vec<(usize, String)> {
+    let mut open: Vec<(usize, String)> = Vec::new();
+    let mut paths = Vec::new();
+    for (line, indent, name) in full_keys() {
+        open.retain(|(outer, _)| *outer < indent);
+        open.push((indent, name));
+        paths.push((line, open.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(".")));
+    }
+    paths
+}
+
+#[test]
+fn the_full_sample_says_the_defaults_and_every_key_with_a_comment() {
+    let folder = Folder::new();
+    let smallest = folder.settings(SMALLEST).show();
+    assert_eq!(folder.settings(FULL).show(), smallest);
+    for (line, path) in full_paths() {
+        let text = FULL.lines().nth(line).unwrap();
+        assert!(text.contains(" # ") || path == "upstreams.axon", "{path} has no comment");
+    }
+    let required = ["version", "auth", "auth.keys", "governance", "governance.policies"];
+    let mut removed = 0;
+    for (line, path) in full_paths() {
+        if required.contains(&path.as_str()) || path.starts_with("upstreams") && path.matches('.').count() < 2 {
+            continue;
+        }
+        if path.ends_with(".endpoints") {
+            continue;
+        }
+        // A block goes with everything that is indented deeper.
+        let lines: Vec<&str> = FULL.lines().collect();
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let depth = indent(lines[line]);
+        let end = (line + 1..lines.len()).find(|at| indent(lines[*at]) <= depth).unwrap_or(lines.len());
+        let mut rest = [&lines[..line], &lines[end..]].concat();
+        // The last key of a block goes with the block.
+        let mut at = line;
+        while at > 0 && rest.get(at).is_none_or(|next| indent(next) < indent(lines[at])) {
+            let parent = (0..at).rev().find(|above| indent(lines[*above]) < indent(lines[at]));
+            let Some(parent) = parent.filter(|parent| *parent + 1 == at) else { break };
+            rest.remove(parent);
+            at = parent;
+        }
+        assert_eq!(folder.settings(&rest.join("\n")).show(), smallest, "without {path}");
+        removed += 1;
+    }
+    assert!(removed > 45, "{removed}");
+}
+
+#[test]
+fn the_reference_lists_what_the_full_sample_says() {
+    let no_default = ["upstreams.NAME.request.body"];
+    let read = reference::rows(|b| drop(super::read::main(b)));
+    let asked: BTreeSet<String> = read.iter().map(|row| row.path.clone()).collect();
+    let mut written: BTreeSet<String> =
+        full_paths().into_iter().map(|(_, path)| path.replace("upstreams.axon", "upstreams.NAME")).collect();
+    written.remove("upstreams.NAME");
+    let in_sign = |path: &&String| path.starts_with("upstreams.NAME.sign.");
+    let missing: Vec<&String> =
+        asked.difference(&written).filter(|path| !in_sign(path) && !no_default.contains(&path.as_str())).collect();
+    assert!(missing.is_empty(), "not in the sample: {missing:?}");
+    assert!(written.is_subset(&asked), "unknown to the reader: {:?}", written.difference(&asked));
+    for row in &read {
+        let name = row.path.replace("upstreams.NAME", "upstreams.axon");
+        if let Some((line, _)) = full_paths().iter().find(|(_, path)| *path == name)
+            && let Some(default) = row.default.as_deref().filter(|default| *default != "the defaults below")
+        {
+            let text = FULL.lines().nth(*line).unwrap();
+            assert!(text.contains(&format!(": {default} ")), "{} is not {default} in: {text}", row.path);
+        }
+    }
+}
+
+#[test]
+fn the_documentation_has_the_reference() {
+    let page = include_str!("../../../docs/configuration.md");
+    assert!(page.contains(&reference()), "docs/configuration.md has to contain:\n{}", reference());
+}
+
+#[test]
+fn several_problems_are_reported_at_once() {
+    Folder::new().check(
+        "version: 2\nnmae: x\nlisten:\n  body_bytes: 1\n  header_timeout: 10\nauth:\n  clock_skew: 1h\nupstreams:\n  axon: { endpoints: [] }\n",
+        &[
+            "1:1 `governance` is missing",
+            "1:10 this version reads format 1 only",
+            "2:1 unknown key `nmae`",
+            "4:15 size `1` has no unit",
+            "5:19 duration `10` has no unit",
+            "6:1 `keys` is missing from `auth`",
+            "7:15 `1h` is out of range",
+            "9:22 the list is empty",
+        ],
+    );
+}
+
+#[test]
+fn problems_of_all_files_are_reported_at_once() {
+    let folder = Folder::new();
+    folder.write("keys.yaml", "- access_key_id: AKID\n  secret_access_key: { env: NO_SUCH }\n  principle: x\n");
+    folder.write("policies/default.json", "[{\"service\": \"orbit\", \"intent\": 1, \"enabled\": \"yes\"}]");
+    folder.check(
+        &with("drain: { min: 2m, max: 1m }"),
+        &[
+            "8:8 `min` is longer than `max`",
+            "keys.yaml:1:3 `principal` is missing",
+            "keys.yaml:2:29 environment variable `NO_SUCH` is not set",
+            "keys.yaml:3:3 unknown key",
+            "policies/default.json:1:33 expected text, found `1`",
+            "policies/default.json:1:47 expected `true` or `false`, found the text `yes`",
+        ],
+    );
+}
+
+#[test]
+fn broken_values() {
+    let folder = Folder::new();
+    for (block, expected) in [
+        ("version: 1", vec!["8:1 duplicate key `version`, already on line 1"]),
+        ("limits:", vec!["8:1 `limits` is blank"]),
+        ("limits: {}", vec!["8:9 the block is empty"]),
+        ("limits: null", vec!["8:9 `limits` is null"]),
+        ("limits: off", vec!["8:9 expected a block"]),
+        ("limits: { per_ip: off }", vec!["8:19 expected a block or `disabled`, found `off`"]),
+        ("limits: { per_ip: { rate: 100 } }", vec!["8:27 rate `100` has no unit"]),
+        ("limits: { per_ip: { rate: 0/s } }", vec!["8:27 would let nothing through"]),
+        ("limits: { per_ip: { rate: 1/day } }", vec!["8:27 has an unknown unit"]),
+        ("limits: { per_ip: { ipv6_prefix: 129 } }", vec!["8:34 `129` is out of range"]),
+        ("limits: { per_ip: { ipv6_prefix: \"64\" } }", vec!["8:34 expected a whole number, found the text `64`"]),
+        ("limits: { global: { mode: enforced } }", vec!["8:27 `enforced` is not `enforce` or `shadow`"]),
+        ("limits: { governance: { key: intent } }", vec!["8:30 `intent` is not supported by this version"]),
+        ("limits: { store: { redis: { url: x } } }", vec!["8:20 `redis` is not supported by this version"]),
+        ("name: 5", vec!["8:7 expected text, found `5`"]),
+        ("name: a b", vec!["8:7 `a b` is not valid here"]),
+        ("name: \"\"", vec!["8:7 `` is not valid here"]),
+        ("listen: { body_bytes: 1MB }", vec!["8:23 size `1MB` has an unknown unit"]),
+        ("listen: { body_bytes: 1KiB, header_bytes: 1MiB }", vec!["8:43 `1MiB` is out of range"]),
+        ("listen: { idle_timeout: [1s] }", vec!["8:25 expected a duration such as `5s`, found a list"]),
+        ("listen: { idle_timeout: soon }", vec!["8:25 `soon` is not a duration"]),
+        ("listen: { idle_timeout: 1.5s }", vec!["8:25 is not a whole number"]),
+        ("listen: { in_flight: 0 }", vec!["8:22 `0` is out of range"]),
+        ("listen: { in_flight: 1.5 }", vec!["8:22 expected a whole number, found `1.5`"]),
+        ("listen: { address: 8080 }", vec!["8:20 `8080` is not `IP:port`"]),
+        ("listen: { address: [] }", vec!["8:20 the list is empty"]),
+        ("listen:\n  address: [::]:8080", vec!["9:16 not valid YAML"]),
+        ("listen:\n  address:\n    - 1.2.3.4:1\n    - 1.2.3.4:1", vec!["11:7 listed twice"]),
+        ("listen: { trusted_proxies: [10.0.0.1] }", vec!["8:29 `10.0.0.1` has no prefix length"]),
+        ("listen: { trusted_proxies: [10.0.0.1/8] }", vec!["8:29 has bits set outside its prefix"]),
+        ("listen: { trusted_proxies: [10.0.0.0/33] }", vec!["8:29 is not a network"]),
+        ("observability: { logs: { requests: yes } }", vec!["8:36 expected `true` or `false`, found the text `yes`"]),
+        ("observability: { logs: { level: inof } }", vec!["8:33 `inof` is not `off`"]),
+        ("runtime: { threads: 0 }", vec!["8:21 `0` is out of range"]),
+        ("runtime: { threads: many }", vec!["8:21 expected a whole number"]),
+        ("drain: { min: 61s }", vec!["8:8 `min` is longer than `max`"]),
+        ("drain: { min: 61 }", vec!["8:15 duration `61` has no unit"]),
+        ("name: &x orbit", vec!["8:7 anchors are not supported"]),
+        ("name: !!str orbit", vec!["8:7 tags are not supported"]),
+        ("name: \"\\e[31m\\n\"", vec!["8:7 `\u{fffd}[31m\u{fffd}` is not valid here"]),
+        ("---\nname: x", vec!["8:1 a second document begins here"]),
+    ] {
+        folder.check(&with(block), &expected);
+    }
+}
+
+#[test]
+fn broken_upstreams() {
+    let folder = Folder::new();
+    for (lines, expected) in [
+        ("request: { method: PUT }", vec!["9:24 `PUT` is not `POST` or `GET`"]),
+        ("request: { method: GET }", vec!["9:14 a `GET` carries no dispatch body"]),
+        ("request: { body: none }", vec!["9:22 a `POST` carries the dispatch body"]),
+        ("request: { path: dispatch }", vec!["9:22 `dispatch` is not valid here"]),
+        ("request: { path: /a?b }", vec!["9:22 `/a?b` is not valid here"]),
+        ("request: { path: /%zz }", vec!["9:22 `/%zz` is not valid here"]),
+        ("retry: { attempts: 9 }", vec!["9:24 `9` is out of range"]),
+        ("timeouts: { connect: 2s, total: 1s }", vec!["9:15 `total` is shorter than `connect`"]),
+        ("timeouts: { connect: 500, total: 1ms }", vec!["9:26 duration `500` has no unit"]),
+        ("balance: hash", vec!["9:14 `hash` is not supported by this version"]),
+        ("balance: { hash: principal }", vec!["9:16 `hash` is not supported by this version"]),
+        ("sign: { credentials: { keys: nowhere.yaml } }", vec!["9:34 cannot read"]),
+        ("sign: yes", vec!["9:11 expected a block or `disabled`, found `yes`"]),
+        ("sign:", vec!["9:5 `sign` is blank"]),
+        ("keepalive: -1", vec!["9:16 expected a whole number, found `-1`"]),
+    ] {
+        folder.check(&with_upstream(lines), &expected);
+    }
+    for (endpoint, expected) in [
+        ("https://127.0.0.1", "`https` endpoints are not supported by this version"),
+        ("http://axon:80", "`axon` is not an IP address"),
+        ("http://127.0.0.1:0", "has no valid port"),
+        ("http://127.0.0.1:http", "has no valid port"),
+        ("http://127.0.0.1/x", "has no path"),
+        ("127.0.0.1:80", "is not an endpoint"),
+        ("http://::1", "`:` is not an IP address"),
+        ("http://[::1", "is not an IP address"),
+    ] {
+        let main = SMALLEST.replace("http://127.0.0.1:9000", endpoint);
+        folder.check(&main, &[&format!("7:23 {expected}")]);
+    }
+    let two = "[\"http://localhost:1\", \"http://127.0.0.1:1/\"]";
+    folder.check(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", two), &["7:45 listed twice"]);
+    folder.check(&with("  b: { endpoints: x }"), &["8:3 more than one upstream is not supported by this version"]);
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_by_name() {
+    let folder = Folder::new();
+    for block in [
+        "admin: { address: 127.0.0.1:9901 }",
+        "routes: []",
+        "reload: { watch: true }",
+        "listen: { tls: { cert: a } }",
+        "listen: { http2: true }",
+        "listen: { proxy_protocol: \"off\" }",
+        "auth: { presigned: { max_expires: 5m } }",
+        "auth: { keys: { secrets_manager: { arn: a } } }",
+        "limits: { store: { redis: { url: a } } }",
+        "governance: { shadow: x.json }",
+        "governance: { remote: {} }",
+        "governance: { context: [a] }",
+        "governance: { webhooks: [] }",
+        "observability: { traces: { otlp: null } }",
+        "runtime: { user: orbit }",
+        "runtime: { pid_file: a }",
+        "runtime: { upgrade_socket: a }",
+    ] {
+        let problems = folder.problems(&merged(block));
+        let name = block.split([':', '{', ' ']).filter(|word| !word.is_empty()).collect::<Vec<_>>();
+        let refused = |name: &&str| problems[0].ends_with(&format!("`{name}` is not supported by this version"));
+        assert!(problems.len() == 1 && name.iter().any(refused), "{block}: {problems:?}");
+    }
+    for key in ["health: { path: /h }", "eject: {}", "http2: false", "tls: { ca: null }"] {
+        let name = key.split(':').next().unwrap();
+        folder.check(&with_upstream(key), &[&format!("9:5 `{name}` is not supported by this version")]);
+    }
+    for key in ["budget: 20%", "backoff: 100ms..400ms", "idempotent: true"] {
+        let name = key.split(':').next().unwrap();
+        let main = with_upstream(&format!("retry: {{ {key} }}"));
+        folder.check(&main, &[&format!("9:14 `{name}` is not supported by this version")]);
+    }
+}
+
+/// The smallest file with `block` added, or merged into the block of the same name.
+fn merged(block: &str) -> String {
+    let (name, rest) = block.split_once(": {").unwrap_or((block, ""));
+    let inner = rest.trim().strip_suffix('}').unwrap_or(rest).trim();
+    match name {
+        "auth" if inner.starts_with("keys") => SMALLEST.replace("keys: keys.yaml", inner),
+        "auth" => SMALLEST.replace("  keys: keys.yaml", &format!("  keys: keys.yaml\n  {inner}")),
+        "governance" => SMALLEST.replace("  policies:", &format!("  {inner}\n  policies:")),
+        _ => with(block),
+    }
+}
+
+#[test]
+fn suggestions_name_the_nearest_key() {
+    let folder = Folder::new();
+    let help = |block: &str| {
+        let problems = folder.load(&with(block)).unwrap_err();
+        problems.iter().next().unwrap().help.clone().unwrap()
+    };
+    assert_eq!(help("listne: { connections: 1 }"), "did you mean `listen`?");
+    assert_eq!(help("listen: { conections: 1 }"), "did you mean `connections`?");
+    assert_eq!(help("drain: { grace: 1s }"), "the keys here are `min` and `max`");
+    assert_eq!(help("listen: { body_timeout: 500 }"), "use `ms`, `s`, `m` or `h`, as in `500ms`");
+    assert_eq!(help("limits: { per_ip: { mode: shadw } }"), "did you mean `shadow`?");
+}
+
+#[test]
+fn unreadable_files_are_named_where_they_are_named() {
+    let folder = Folder::new();
+    folder.check(&SMALLEST.replace("keys.yaml", "nowhere.yaml"), &["3:9 nowhere.yaml`: no such file"]);
+    folder.check(&SMALLEST.replace("*.json", "*.yml"), &["5:13 policies/*.yml` matches no file"]);
+    folder.check(&SMALLEST.replace("*.json", "**/*.json"), &["5:13 `**` is not supported"]);
+    folder.check(&SMALLEST.replace("*.json", "[.json"), &["5:13 the glob is not valid"]);
+    folder.check(&SMALLEST.replace("/*.json", ""), &["5:13 it is a directory"]);
+    let missing = Settings::load(&folder.0.path().join("absent.yaml"), &environment()).unwrap_err();
+    assert!(missing.to_string().ends_with("absent.yaml: cannot read the file: no such file"), "{missing}");
+    folder.check("", &["1:1 the file is empty"]);
+    folder.check("[]", &["1:1 expected a block of `key: value` lines, found a list"]);
+}
+
+#[test]
+fn key_files() {
+    let folder = Folder::new();
+    folder.write("secret", "from a file\n");
+    folder.write(
+        "keys.yaml",
+        "- access_key_id: A\n  secret_access_key: { file: secret }\n  principal: p q\n  session_token: tok\n  \
+         not_before: 2024-01-15T10:30:00Z\n  not_after: 2025-01-15T10:30:00Z\n  disabled: true\n",
+    );
+    folder.write("more.yaml", "- access_key_id: B\n  secret_access_key: plain\n  principal: p q\n");
+    let loaded = folder.load(&SMALLEST.replace("keys.yaml", "[keys.yaml, more.yaml]")).unwrap();
+    let [a, b] = loaded.settings.keys.as_slice() else { panic!() };
+    assert_eq!((a.access_key_id.as_str(), a.principal.as_str(), a.disabled), ("A", "p q", true));
+    assert_eq!(a.secret_access_key.expose_secret(), "from a file");
+    assert_eq!(a.session_token.as_ref().map(ExposeSecret::expose_secret), Some("tok"));
+    assert_eq!((a.not_before, a.not_after), (Some(1_705_314_600), Some(1_736_937_000)));
+    assert_eq!((a.origin.line, a.origin.column), (1, 3));
+    assert_eq!((b.secret_access_key.expose_secret(), b.not_before, b.disabled), ("plain", None, false));
+    let names: Vec<_> = loaded.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["orbit.yaml", "keys.yaml", "secret", "more.yaml", "default.json"]);
+}
+
+#[test]
+fn broken_key_files_never_show_what_is_in_them() {
+    let folder = Folder::new();
+    let secret = "hunter2";
+    for (keys, expected) in [
+        ("[]", vec!["keys.yaml:1:1 the key file lists no key"]),
+        ("a: hunter2", vec!["keys.yaml:1:1 expected a list, found a block"]),
+        ("hunter2", vec!["keys.yaml:1:1 expected a list, found the text the value"]),
+        ("- hunter2", vec!["keys.yaml:1:3 expected a block of `key: value` lines, found the text the value"]),
+        ("- { hunter2: hunter2 }", vec!["1:3 missing", "1:3 missing", "1:3 missing", "1:5 unknown key"]),
+        ("- { access_key_id: a/hunter2, secret_access_key: s, principal: p }", vec!["1:20 not valid here"]),
+        ("- { access_key_id: A, secret_access_key: [hunter2], principal: p }", vec!["1:42 expected a secret"]),
+        ("- { access_key_id: A, secret_access_key: '', principal: p }", vec!["1:42 the secret is empty"]),
+        ("- { access_key_id: A, secret_access_key: 12345, principal: p }", vec!["1:42 expected text for the secret"]),
+        (
+            "- { access_key_id: A, secret_access_key: { env: hunter2 }, principal: p }",
+            vec!["1:49 of that name is not set"],
+        ),
+        (
+            "- { access_key_id: A, secret_access_key: { file: hunter2 }, principal: p }",
+            vec!["1:50 cannot read the value"],
+        ),
+        ("- { access_key_id: A, secret_access_key: s, principal: \"hunter2\\n\" }", vec!["1:56 not valid here"]),
+        (
+            "- { access_key_id: A, secret_access_key: s, principal: p, disabled: hunter2 }",
+            vec!["1:69 found the text the value"],
+        ),
+        ("- { access_key_id: A, secret_access_key: s, principal: p, not_after: hunter2 }", vec!["1:70 RFC 3339"]),
+        (
+            "- { access_key_id: A, secret_access_key: s, principal: p, session_token: \"hunter2 x\" }",
+            vec!["1:74 the session token is not valid"],
+        ),
+        (
+            "- { access_key_id: A, secret_access_key: hunter2, principal: p, not_before: 2025-01-01T00:00:00Z, \
+             not_after: 2024-01-01T00:00:00Z }",
+            vec!["1:110 `not_after` is not later"],
+        ),
+        (
+            "- { access_key_id: A, secret_access_key: hunter2, principal: p }\n\
+             - { access_key_id: A, secret_access_key: hunter2, principal: p }",
+            vec!["2:3 keys.yaml:1:3"],
+        ),
+        (
+            "- { access_key_id: A, hunter2: 1, hunter2: 2 }",
+            vec!["1:3 `secret", "1:3 `prin", "1:23 unknown", "1:35 dup", "1:35 unknown"],
+        ),
+        ("- secret_access_key: 'hunter2", vec!["1:22 not valid YAML"]),
+        ("- secret_access_key: @hunter2", vec!["1:22 not valid YAML: unexpected character"]),
+    ] {
+        folder.write("keys.yaml", keys);
+        let expected: Vec<String> = expected
+            .iter()
+            .map(|e| if e.starts_with("keys") { (*e).to_owned() } else { format!("keys.yaml:{e}") })
+            .collect();
+        folder.check(SMALLEST, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+        let problems = folder.load(SMALLEST).unwrap_err();
+        for shown in [
+            problems.render(Colour::Plain),
+            problems.render(Colour::Ansi),
+            problems.to_string(),
+            problems.to_json().to_string(),
+            format!("{problems:?}"),
+        ] {
+            assert!(!shown.contains(secret), "{keys}\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn secrets_in_the_wrong_file_are_not_shown() {
+    let folder = Folder::new();
+    for main in [
+        with("admin: { token: hunter2, address: 1 }"),
+        with("admin: { token: hunter2 }\nlisten: { client_secret: hunter2, in_flight: 0 }"),
+        with_upstream("sign: { credentials: hunter2 }"),
+        SMALLEST.replace("keys.yaml", "[{ access_key_id: A, secret_access_key: hunter2, principal: p }]"),
+        SMALLEST.replace("http://", "http://user:hunter2@"),
+        with("webhook_secret: 'hunter2"),
+    ] {
+        let problems = folder.load(&main).unwrap_err();
+        let shown = format!("{problems}{problems:?}{}{}", problems.render(Colour::Plain), problems.to_json());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn loaded_secrets_are_not_shown() {
+    let folder = Folder::new();
+    folder.write(
+        "keys.yaml",
+        "- { access_key_id: A, secret_access_key: hunter2, principal: p, session_token: hunter2 }\n",
+    );
+    let loaded = folder.load(&with_upstream("sign: { region: eu-west-1 }")).unwrap();
+    let shown = format!("{loaded:?}{}", loaded.settings.show());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn signing_credentials() {
+    let folder = Folder::new();
+    let sign = folder.settings(&with_upstream("sign: { region: eu-west-1 }")).upstream.sign.unwrap();
+    assert_eq!(
+        (sign.service.as_str(), sign.region.as_str(), &sign.source),
+        ("execute-api", "eu-west-1", &SignSource::Default)
+    );
+    assert_eq!(sign.credentials.access_key_id, "AKIDAXON");
+    assert_eq!(sign.credentials.secret_access_key.expose_secret(), "hunter2");
+    let path = folder.write("sign.yaml", "access_key_id: S\nsecret_access_key: s\nsession_token: t\n");
+    let sign = folder.settings(&with_upstream("sign: { credentials: { keys: sign.yaml } }")).upstream.sign.unwrap();
+    assert_eq!((sign.source, sign.credentials.access_key_id.as_str()), (SignSource::File(path), "S"));
+    folder.write("sign.yaml", "- access_key_id: S\n");
+    folder.check(
+        &with_upstream("sign: { credentials: { keys: sign.yaml } }"),
+        &["sign.yaml:1:1 expected a block of `key: value` lines, found a list"],
+    );
+
+    let main = folder.write("orbit.yaml", &with_upstream("sign: { service: x, credentials: default }"));
+    let without =
+        BTreeMap::from([("A_SECRET".to_owned(), "x".to_owned()), ("AWS_ACCESS_KEY_ID".to_owned(), String::new())]);
+    let problems = Settings::load(&main, &without).unwrap_err();
+    let places: Vec<_> = problems.iter().map(|p| format!("{}:{} {}", p.line, p.column, p.message)).collect();
+    assert_eq!(
+        places,
+        [
+            "9:38 environment variable `AWS_ACCESS_KEY_ID` is empty",
+            "9:38 environment variable `AWS_SECRET_ACCESS_KEY` is not set"
+        ]
+    );
+}
+
+#[test]
+fn policy_files() {
+    let folder = Folder::new();
+    folder.write(
+        "policies/b.json",
+        r#"[{"service":"orbit","intent":"b","enabled":false,"description":null,
+            "time_restrictions":{"allowed_hours":[8,9]},"rate_limits":{"requests_per_minute":1,"requests_per_hour":null},
+            "conditions":[{"type":"context_check","field":"n","operator":"greater_than","value":1.5,"description":"d"},
+                          {"type":"context_check","field":"x","operator":"equals","value":null}]}]"#,
+    );
+    folder.write(
+        "more/a.yaml",
+        "- service: orbit\n  intent: a\n  enabled: true\n  time_restrictions: { allowed_hours: null }\n",
+    );
+    let main = SMALLEST.replace("policies/*.json", "[policies/*.json, policies/b.json, more/a.yaml]");
+    let settings = folder.settings(&main);
+    let intents: Vec<_> = settings.policies.iter().map(|(policy, _)| policy.intent.as_str()).collect();
+    assert_eq!(intents, ["b", "call_reasoning", "a"]);
+    let (b, origin) = &settings.policies[0];
+    assert_eq!((origin.file.file_name().unwrap().to_str(), origin.line, origin.column), (Some("b.json"), 1, 2));
+    assert_eq!((b.enabled, &b.description, &b.allowed_hours), (false, &None, &Some(vec![8, 9])));
+    assert_eq!(b.rate_limits, Some(RateLimits { requests_per_minute: Some(1), requests_per_hour: None }));
+    assert_eq!(b.conditions[0].operator, Operator::GreaterThan);
+    assert_eq!(b.conditions[0].value, serde_json::json!(1.5));
+    assert_eq!((&b.conditions[1].value, &b.conditions[1].description), (&serde_json::Value::Null, &None));
+    assert_eq!((&settings.policies[2].0.allowed_hours, settings.policies[2].0.rate_limits), (&None, None));
+}
+
+#[test]
+fn broken_policy_files() {
+    let folder = Folder::new();
+    let policy = |rest: &str| format!("- {{ service: orbit, intent: x, enabled: true, {rest} }}");
+    let condition = |rest: &str| policy(&format!("conditions: [{{ {rest} }}]"));
+    for (text, expected) in [
+        ("[]".to_owned(), "1:1 the policy file lists no policy"),
+        (policy("priority: 1"), "1:47 unknown key `priority`"),
+        (policy("time_restrictions: { allowed_hours: [] }"), "1:83 `allowed_hours` is empty"),
+        (policy("time_restrictions: { allowed_hours: [24] }"), "1:84 `24` is out of range"),
+        (policy("time_restrictions: { allowed_hours: [1, 1] }"), "1:87 listed twice"),
+        (policy("time_restrictions: {}"), "1:66 the block is empty"),
+        (policy("rate_limits: { requests_per_minute: 0 }"), "1:83 a limit of 0 would never allow"),
+        (policy("rate_limits: { requests_per_minute: 100/min }"), "1:83 expected a whole number"),
+        (policy("rate_limits: { per_minute: 1 }"), "1:62 unknown key `per_minute`"),
+        (policy("conditions: { type: context_check }"), "1:59 expected a list"),
+        (condition("type: script, field: a, operator: equals, value: 1"), "1:68 `script` is not `context_check`"),
+        (condition("type: context_check, field: a, operator: eq, value: 1"), "1:103 `eq` is not `equals`"),
+        (condition("type: context_check, field: a, operator: equals"), "1:60 `value` is missing"),
+        (
+            condition("type: context_check, field: a, operator: less_than, value: x"),
+            "1:121 `less_than` compares numbers",
+        ),
+        (condition("type: context_check, field: a, operator: equals, value:"), "1:111 `value` is blank"),
+        (condition("type: context_check, field: '', operator: equals, value: 1"), "1:90 `` is not valid here"),
+    ] {
+        folder.write("policies/default.json", &text);
+        folder.check(SMALLEST, &[&format!("policies/default.json:{expected}")]);
+    }
+}
+
+#[test]
+fn a_policy_may_stand_once() {
+    let folder = Folder::new();
+    folder.write("policies/second.json", POLICIES);
+    let problems = folder.problems(SMALLEST);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("policies/second.json:2:3 a policy for service `orbit`, intent `call_reasoning`"));
+    assert!(problems[0].ends_with("policies/default.json:2:3"), "{problems:?}");
+}
+
+#[test]
+fn warnings() {
+    let folder = Folder::new();
+    let warnings = |main: &str| -> Vec<String> {
+        let loaded = folder.load(main).unwrap();
+        loaded.warnings.iter().map(|w| format!("{}:{} {}", w.line, w.column, w.message)).collect()
+    };
+    assert_eq!(warnings(SMALLEST), ["7:9 requests to Axon are not signed"]);
+    assert_eq!(warnings(&with_upstream("keepalive: 0")), ["7:3 requests to Axon are not signed"]);
+    let signed = with_upstream("sign: disabled");
+    assert!(warnings(&signed).is_empty());
+    assert_eq!(
+        warnings(&format!("{signed}name: other\nlisten: {{ trusted_proxies: [\"::/0\"] }}\n")),
+        ["5:13 no policy is for the service `other`", "11:29 `::/0` believes `X-Forwarded-For` from everyone"]
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn plain_secrets_that_everyone_can_read_are_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let main = with_upstream("sign: disabled");
+    let path = folder.write("keys.yaml", "- { access_key_id: A, secret_access_key: hunter2, principal: p }\n");
+    for (mode, expected) in [(0o644, 1), (0o640, 0), (0o600, 0)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(folder.load(&main).unwrap().warnings.len(), expected, "{mode:o}");
+    }
+    folder.write("keys.yaml", KEYS);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(folder.load(&main).unwrap().warnings, []);
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    let folder = Folder::new();
+    folder.write("sign.yaml", "access_key_id: S\nsecret_access_key: s\n");
+    let full = "version: 1\nname: my.orbit\n\
+        listen: { address: ['127.0.0.1:0', '[::1]:8080'], trusted_proxies: [10.0.0.0/8, 'fd00::/8'], body_bytes: 1025B,\n  \
+        header_timeout: 1500ms, connections: 7 }\n\
+        drain: { min: 0s, max: 90s }\n\
+        auth: { region: [a, b], service: c, clock_skew: 60s, keys: [keys.yaml], unsigned_payload: allow }\n\
+        limits: { per_ip: disabled, global: { rate: 7/h, mode: shadow }, governance: { rate: 3/s } }\n\
+        governance: { policies: [policies/*.json, more/x.yaml] }\n\
+        upstreams: { my-axon: { endpoints: ['http://localhost', 'http://[::1]:9000/'], keepalive: 0,\n  \
+        request: { method: GET, path: /reason, body: none }, sign: { credentials: { keys: sign.yaml } },\n  \
+        timeouts: { connect: 250ms, total: 2h } } }\n\
+        observability: { logs: { format: json, level: off, requests: false }, metrics: { on_main: false } }\n\
+        runtime: { threads: 4 }\n";
+    folder.write("more/x.yaml", "- { service: my.orbit, intent: \"a\\n\\u2028b\", enabled: false }\n");
+    folder.check(full, &["11:38 `2h` is out of range"]);
+    let settings = folder.settings(&full.replace("2h", "1h"));
+    let shown = settings.show();
+    let again = folder.settings(&shown);
+    assert_eq!(again.show(), shown);
+    assert_eq!(again.listen, settings.listen);
+    assert_eq!(again.auth, settings.auth);
+    assert_eq!((again.drain, again.limits, again.governance), (settings.drain, settings.limits, settings.governance));
+    assert_eq!(again.upstream.endpoints, settings.upstream.endpoints);
+    assert_eq!(
+        (again.upstream.request, again.upstream.timeouts),
+        (settings.upstream.request, settings.upstream.timeouts)
+    );
+    assert_eq!((again.observability, again.runtime), (settings.observability, settings.runtime));
+    assert_eq!(again.upstream.endpoints[0].authority, "localhost");
+    assert_eq!(again.upstream.endpoints[1].address, "[::1]:9000".parse().unwrap());
+    assert_eq!(settings.policies.len(), 2);
+}
+
+#[test]
+fn a_directory_with_glob_characters_is_no_pattern() {
+    let folder = Folder::new();
+    for name in ["orbit.yaml", "keys.yaml", "policies/default.json"] {
+        let text = match name {
+            "orbit.yaml" => SMALLEST,
+            "keys.yaml" => KEYS,
+            _ => POLICIES,
+        };
+        folder.write(&format!("a[1]*/{name}"), text);
+    }
+    let load = || Settings::load(&folder.0.path().join("a[1]*/orbit.yaml"), &environment()).unwrap().settings;
+    assert_eq!(load().policies.len(), 1);
+    let shown = folder.write("shown.yaml", &load().show());
+    assert_eq!(Settings::load(&shown, &environment()).unwrap().settings.policies.len(), 1);
+    folder.write("a[1]*/orbit.yaml", &SMALLEST.replace("*.json", "default.json"));
+    assert_eq!(load().policies.len(), 1);
+}
+
+#[test]
+fn the_fingerprint_follows_every_file() {
+    let folder = Folder::new();
+    folder.write("secret", "one");
+    folder.write("keys.yaml", &KEYS.replace("env: A_SECRET", "file: secret"));
+    let fingerprint = || folder.load(SMALLEST).unwrap().sha256;
+    let mut seen = BTreeSet::from([fingerprint()]);
+    assert!(!seen.insert(fingerprint()));
+    for (name, text) in [
+        ("secret", "two".to_owned()),
+        ("keys.yaml", format!("# \n{}", KEYS.replace("env: A_SECRET", "file: secret"))),
+        ("policies/default.json", format!("{POLICIES}\n")),
+        ("policies/more.json", POLICIES.replace("call_reasoning", "x")),
+    ] {
+        folder.write(name, &text);
+        assert!(seen.insert(fingerprint()), "{name}");
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let folder = Folder::new();
+    let old = folder.settings(SMALLEST);
+    assert!(old.diff_restart(&folder.settings(&with("limits: { global: disabled }"))).is_empty());
+    let new =
+        with("listen: { address: 127.0.0.1:1 }\nruntime: { threads: 2 }\nobservability: { logs: { format: json } }");
+    let expected = ["listen.address", "observability.logs.format", "runtime.threads"];
+    assert_eq!(old.diff_restart(&folder.settings(&new)), expected);
+}

@@ -1,0 +1,173 @@
+//! An observation as log lines. The text form is the contract's; the JSON form carries the same facts.
+//!
+//! Invariant: nothing that came from outside can start a line or forge a field: control characters are
+//! escaped, lengths are bounded, and paths are logged without their query.
+
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::axon::Outcome;
+use crate::observation::Observation;
+
+/// Longest text from outside that one line holds, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineFormat {
+    Text,
+    Json,
+}
+
+impl LineFormat {
+    /// Appends the lines of one observation.
+    pub fn write(self, observation: &Observation, out: &mut Vec<u8>) {
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(observation.ended.unix_nanos));
+        let mut lines = Lines { format: self, at, id: observation.ids.correlation(), out };
+
+        if let Some(decision) = &observation.decision {
+            let word = if decision.allowed { "allowed" } else { "denied" };
+            lines.event("INFO", "GOVERNANCE", |line| {
+                line.text(word, &decision.reason, "decision", "reason");
+                line.number("decision_time_us", decision.took.as_micros());
+            });
+        }
+        for call in &observation.calls {
+            let (level, word) = match call.outcome {
+                Outcome::Success => ("INFO", "success"),
+                Outcome::Refused | Outcome::Abandoned => ("INFO", call.outcome.label()),
+                Outcome::Error | Outcome::ConnectFailed | Outcome::Timeout | Outcome::Broken => {
+                    ("WARN", call.outcome.label())
+                }
+            };
+            lines.event(level, "AXON_CALL", |line| {
+                line.text(word, &call.message, "outcome", "message");
+                line.json_only("backend", call.backend.label());
+                line.number("duration_us", call.took.as_micros());
+            });
+        }
+        if let Some(refusal) = &observation.refusal {
+            let level = if refusal.code.status() >= 500 { "WARN" } else { "INFO" };
+            lines.event(level, "REFUSED", |line| line.text(refusal.code.name(), &refusal.why, "code", "why"));
+        }
+        lines.event("INFO", "REQUEST", |line| {
+            let (method, path) = observation.head.as_ref().map_or(("-", "-"), |h| (h.method(), h.path()));
+            line.request(method, path, observation.status, observation.took());
+            line.json_only("request_id", observation.ids.request());
+        });
+    }
+}
+
+struct Lines<'a> {
+    format: LineFormat,
+    at: humantime::Rfc3339Timestamp,
+    id: &'a str,
+    out: &'a mut Vec<u8>,
+}
+
+impl Lines<'_> {
+    fn event(&mut self, level: &str, event: &str, rest: impl FnOnce(&mut Line<'_>)) {
+        // Writing to a Vec cannot fail.
+        let _ = match self.format {
+            LineFormat::Text => write!(self.out, "{} [{level}] {event} [{}] ", self.at, self.id),
+            LineFormat::Json => write!(
+                self.out,
+                r#"{{"timestamp":"{}","level":"{level}","event":"{event}","correlation_id":"{}""#,
+                self.at, self.id
+            ),
+        };
+        rest(&mut Line { format: self.format, out: self.out });
+        self.out.extend_from_slice(match self.format {
+            LineFormat::Text => b"\n",
+            LineFormat::Json => b"}\n",
+        });
+    }
+}
+
+struct Line<'a> {
+    format: LineFormat,
+    out: &'a mut Vec<u8>,
+}
+
+impl Line<'_> {
+    /// `word: text`, or two members.
+    fn text(&mut self, word: &str, text: &str, word_name: &str, text_name: &str) {
+        match self.format {
+            LineFormat::Text => {
+                self.out.extend_from_slice(word.as_bytes());
+                self.out.extend_from_slice(b": ");
+                escape(bounded(text), self.out);
+            }
+            LineFormat::Json => {
+                self.json_only(word_name, word);
+                self.json_only(text_name, text);
+            }
+        }
+    }
+
+    fn request(&mut self, method: &str, path: &str, status: u16, took: Duration) {
+        match self.format {
+            LineFormat::Text => {
+                let _ = write!(self.out, "{} {} {status} {}ms", bounded(method), bounded(path), took.as_millis());
+            }
+            LineFormat::Json => {
+                self.json_only("method", method);
+                self.json_only("path", path);
+                self.number("status", u128::from(status));
+                self.number("duration_us", took.as_micros());
+            }
+        }
+    }
+
+    fn json_only(&mut self, name: &str, value: &str) {
+        if self.format == LineFormat::Json {
+            let _ = write!(self.out, r#","{name}":"#);
+            let _ = serde_json::to_writer(&mut *self.out, bounded(value));
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u128) {
+        if self.format == LineFormat::Json {
+            let _ = write!(self.out, r#","{name}":{value}"#);
+        }
+    }
+}
+
+/// At most [`TEXT_BYTES_MAX`] bytes, cut between characters.
+fn bounded(text: &str) -> &str {
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Control characters and the separators that some viewers break lines at, as `\u{…}`.
+fn escape(text: &str, out: &mut Vec<u8>) {
+    if text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            let _ = write!(out, "{}", c.escape_default());
+        } else {
+            let _ = write!(out, "{c}");
+        }
+    }
+}
+
+/// How `env_logger` writes the gateway's own records, in the same two forms.
+pub fn record(format: LineFormat, now_unix: Duration, record: &log::Record<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + now_unix);
+    let message = record.args().to_string();
+    match format {
+        LineFormat::Text => {
+            let mut text = Vec::with_capacity(message.len());
+            escape(&message, &mut text);
+            write!(out, "{at} [{}] ", record.level())?;
+            out.write_all(&text)?;
+            out.write_all(b"\n")
+        }
+        LineFormat::Json => {
+            let message = serde_json::to_string(&message)?;
+            writeln!(out, r#"{{"timestamp":"{at}","level":"{}","event":"LOG","message":{message}}}"#, record.level())
+        }
+    }
+}

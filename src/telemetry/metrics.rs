@@ -1,0 +1,274 @@
+//! The metrics of `api.md`, counted from observations. Handles are resolved when they are first needed
+//! and kept; the request path looks nothing up by label.
+
+use std::sync::OnceLock;
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::auth::Issue;
+use crate::axon::{BackendMetrics, Outcome};
+use crate::error::{Code, Details};
+use crate::observation::Observation;
+use crate::request::route::{Endpoint, Method};
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Statuses with a handle of their own; any other shares the table behind them.
+const STATUSES: [u16; 16] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 500, 503, 0];
+const LIMITS: [&str; 3] = ["per_ip", "global", "governance"];
+
+type Cached<const N: usize> = [OnceLock<IntCounter>; N];
+
+/// All metrics of one gateway; nothing is global, so several gateways can live in one process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    requests_cached: Vec<Cached<{ STATUSES.len() }>>,
+    request_duration: [Histogram; Endpoint::ALL.len()],
+    allowed: IntCounter,
+    denied: IntCounter,
+    governance_duration: Histogram,
+    axon_requests: IntCounterVec,
+    axon_duration: HistogramVec,
+    backend_healthy: IntGaugeVec,
+    rate_limited: [IntCounter; LIMITS.len()],
+    auth_failures: Vec<(&'static str, IntCounter)>,
+    /// Requests between arrival and answer.
+    pub in_flight: IntGauge,
+    /// Open client connections.
+    pub connections: IntGauge,
+    reloads: IntCounterVec,
+    generation: IntGauge,
+    log_dropped: Gauge,
+    overload: IntCounterVec,
+}
+
+/// Name, help and labels of every metric; the documentation is generated from it.
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 17] = [
+    ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
+    ("orbit_request_duration_seconds", "histogram", "Time from a request's head to the end of its answer.", &["endpoint"]),
+    ("orbit_governance_decisions_total", "counter", "Decisions of governance.", &["decision"]),
+    ("orbit_governance_duration_seconds", "histogram", "Time that governance took to decide.", &[]),
+    ("orbit_axon_requests_total", "counter", "Exchanges with Axon by how they ended.", &["backend", "outcome"]),
+    ("orbit_axon_duration_seconds", "histogram", "Time of one exchange with Axon.", &["backend"]),
+    ("orbit_backend_healthy", "gauge", "Whether a backend could be connected to when last tried.", &["backend"]),
+    ("orbit_rate_limited_total", "counter", "Requests that a limit refused, or would have in shadow mode.", &["limit"]),
+    ("orbit_auth_failures_total", "counter", "Requests whose signature was refused.", &["issue"]),
+    ("orbit_in_flight_requests", "gauge", "Requests being served.", &[]),
+    ("orbit_connections", "gauge", "Open client connections.", &[]),
+    ("orbit_overload_total", "counter", "Times a configured bound was hit.", &["bound"]),
+    ("orbit_config_reloads_total", "counter", "Reloads by result.", &["result"]),
+    ("orbit_config_generation", "gauge", "Number of the running configuration, counted from 1.", &[]),
+    ("orbit_log_writes_dropped", "gauge", "Log writes dropped because the log could not keep up.", &[]),
+    ("orbit_build_info", "gauge", "Always 1; its label tells the version.", &["version"]),
+    ("process_*", "various", "The process's own CPU, memory and descriptors, by the prometheus library.", &[]),
+];
+
+/// Bounds that can be hit; the closed set of the `bound` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Connections,
+    InFlight,
+}
+
+impl Bound {
+    const fn label(self) -> &'static str {
+        match self {
+            Bound::Connections => "connections",
+            Bound::InFlight => "in_flight",
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When two metrics collide; a fault of this file.
+    pub fn new(version: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let seconds = prometheus::exponential_buckets(0.0005, 2.0, 17)?;
+        let fine = prometheus::exponential_buckets(0.000_001, 4.0, 12)?;
+
+        let requests = counters(&registry, "orbit_requests_total")?;
+        let request_duration = histograms(&registry, "orbit_request_duration_seconds", &seconds)?;
+        let decisions = counters(&registry, "orbit_governance_decisions_total")?;
+        let governance_duration = histograms(&registry, "orbit_governance_duration_seconds", &fine)?;
+        let axon_requests = counters(&registry, "orbit_axon_requests_total")?;
+        let axon_duration = histograms(&registry, "orbit_axon_duration_seconds", &seconds)?;
+        let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
+        let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
+        let reloads = counters(&registry, "orbit_config_reloads_total")?;
+        let overload = counters(&registry, "orbit_overload_total")?;
+        let backend_healthy = gauges(&registry, "orbit_backend_healthy")?;
+        let plain = |name| gauges(&registry, name).map(|g| g.with_label_values::<&str>(&[]));
+        let build_info = gauges(&registry, "orbit_build_info")?;
+        build_info.with_label_values(&[version]).set(1);
+        let log_dropped = Gauge::with_opts(opts("orbit_log_writes_dropped"))?;
+        registry.register(Box::new(log_dropped.clone()))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+
+        for result in ["accepted", "unchanged", "refused"] {
+            reloads.with_label_values(&[result]);
+        }
+        for bound in [Bound::Connections, Bound::InFlight] {
+            overload.with_label_values(&[bound.label()]);
+        }
+        let issues = Issue::ALL.iter().map(|issue| issue.as_str()).chain(["missing"]);
+        Ok(Self {
+            requests_cached: (0..Method::ALL.len() * Endpoint::ALL.len()).map(|_| Default::default()).collect(),
+            requests,
+            request_duration: Endpoint::ALL.map(|e| request_duration.with_label_values(&[e.label()])),
+            allowed: decisions.with_label_values(&["allowed"]),
+            denied: decisions.with_label_values(&["denied"]),
+            governance_duration: governance_duration.with_label_values::<&str>(&[]),
+            axon_requests,
+            axon_duration,
+            backend_healthy,
+            rate_limited: LIMITS.map(|limit| rate_limited.with_label_values(&[limit])),
+            auth_failures: issues.map(|issue| (issue, auth_failures.with_label_values(&[issue]))).collect(),
+            in_flight: plain("orbit_in_flight_requests")?,
+            connections: plain("orbit_connections")?,
+            reloads,
+            generation: plain("orbit_config_generation")?,
+            log_dropped,
+            overload,
+            registry,
+        })
+    }
+
+    /// Counts one request.
+    pub fn count(&self, observation: &Observation) {
+        self.requests(observation.method(), observation.endpoint, observation.status).inc();
+        let endpoint = Endpoint::ALL.iter().position(|e| *e == observation.endpoint);
+        if let Some(histogram) = endpoint.and_then(|at| self.request_duration.get(at)) {
+            histogram.observe(observation.took().as_secs_f64());
+        }
+        if let Some(decision) = &observation.decision {
+            if decision.allowed { &self.allowed } else { &self.denied }.inc();
+            self.governance_duration.observe(decision.took.as_secs_f64());
+        }
+        for limit in observation.limited.iter().flatten() {
+            let counter = LIMITS.iter().position(|l| l == limit).and_then(|at| self.rate_limited.get(at));
+            if let Some(counter) = counter {
+                counter.inc();
+            }
+        }
+        for call in &observation.calls {
+            call.backend.metrics().count(call.outcome, call.took);
+        }
+        if let Some(refusal) = &observation.refusal {
+            let issue = match (refusal.code, &refusal.details) {
+                (Code::MissingAuthorization, _) => "missing",
+                (Code::InvalidSignature, Details::Issue(issue) | Details::Skew { issue, .. }) => issue,
+                _ => return,
+            };
+            if let Some((_, counter)) = self.auth_failures.iter().find(|(name, _)| *name == issue) {
+                counter.inc();
+            }
+        }
+    }
+
+    /// Counts a bound that was hit.
+    pub fn hit(&self, bound: Bound) {
+        self.overload.with_label_values(&[bound.label()]).inc();
+    }
+
+    /// Notes the running configuration.
+    pub fn reloaded(&self, result: &str, generation: u64) {
+        self.reloads.with_label_values(&[result]).inc();
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// Notes the first configuration, which no reload brought.
+    pub fn started(&self, generation: u64) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// The handles of one backend, `host:port`.
+    pub fn backend(&self, label: &str) -> BackendMetrics {
+        BackendMetrics {
+            outcomes: Outcome::ALL.map(|o| self.axon_requests.with_label_values(&[label, o.label()])),
+            duration: self.axon_duration.with_label_values(&[label]),
+            healthy: self.backend_healthy.with_label_values(&[label]),
+        }
+    }
+
+    /// Forgets the series of backends that are gone.
+    pub fn retire_backend(&self, label: &str) {
+        for outcome in Outcome::ALL {
+            let _ = self.axon_requests.remove_label_values(&[label, outcome.label()]);
+        }
+        let _ = self.axon_duration.remove_label_values(&[label]);
+        let _ = self.backend_healthy.remove_label_values(&[label]);
+    }
+
+    /// Everything in the Prometheus text format; `log_dropped` is read when asked.
+    pub fn text(&self, log_dropped: u64) -> String {
+        self.log_dropped.set(log_dropped as f64);
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    fn requests(&self, method: Method, endpoint: Endpoint, status: u16) -> IntCounter {
+        let resolve = || {
+            let status = status.to_string();
+            self.requests.with_label_values(&[method.label(), endpoint.label(), &status])
+        };
+        let row = Method::ALL.iter().position(|m| *m == method).unwrap_or_default() * Endpoint::ALL.len()
+            + Endpoint::ALL.iter().position(|e| *e == endpoint).unwrap_or_default();
+        let column = STATUSES.iter().position(|s| *s == status);
+        match column.and_then(|column| self.requests_cached.get(row)?.get(column)) {
+            Some(cell) => cell.get_or_init(resolve).clone(),
+            None => resolve(),
+        }
+    }
+}
+
+fn opts(name: &str) -> Opts {
+    let help = CATALOGUE.iter().find(|(n, ..)| *n == name).map_or("", |(_, _, help, _)| help);
+    Opts::new(name, help)
+}
+
+fn labels(name: &str) -> &'static [&'static str] {
+    CATALOGUE.iter().find(|(n, ..)| *n == name).map_or(&[], |(_, _, _, labels)| labels)
+}
+
+fn counters(registry: &Registry, name: &str) -> Result<IntCounterVec, prometheus::Error> {
+    let vec = IntCounterVec::new(opts(name), labels(name))?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn gauges(registry: &Registry, name: &str) -> Result<IntGaugeVec, prometheus::Error> {
+    let vec = IntGaugeVec::new(opts(name), labels(name))?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn histograms(registry: &Registry, name: &str, buckets: &[f64]) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts { common_opts: opts(name), buckets: buckets.to_vec() };
+    let vec = HistogramVec::new(opts, labels(name))?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+/// A gauge that counts down when it is dropped.
+pub struct Counted(IntGauge);
+
+impl Counted {
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -84,7 +84,7 @@ impl Gateway {
             LogFormat::Text => LineFormat::Text,
             LogFormat::Json => LineFormat::Json,
         };
-        self.telemetry.observe(observation, logs.requests.then_some(format));
+        self.telemetry.observe(observation, logs.requests.then_some((format, logs.level.filter())));
     }
 }
 
@@ -105,6 +105,9 @@ pub struct Orbit {
     gateway: Arc<Gateway>,
     addresses: Vec<SocketAddr>,
     parts: Parts,
+    /// What the process started with, secrets and policies left out: a change that needs a restart is
+    /// told at every reload until it is restarted or taken back.
+    started: Settings,
     closing: watch::Sender<bool>,
     service: Mutex<Option<JoinHandle<()>>>,
     watcher: Mutex<JoinHandle<()>>,
@@ -141,6 +144,8 @@ impl Orbit {
     pub async fn start(parts: Parts) -> Result<Self, Refused> {
         let loaded = load(&parts).await?;
         warn_all(&loaded);
+        let mut started = loaded.settings.clone();
+        (started.keys, started.policies, started.upstream.sign) = (Vec::new(), Vec::new(), None);
         let metrics = Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?;
         let ingredients =
             Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: parts.seed };
@@ -168,6 +173,7 @@ impl Orbit {
             gateway,
             addresses,
             parts,
+            started,
             closing,
             service: Mutex::new(Some(service)),
             watcher: Mutex::new(watcher),
@@ -223,7 +229,7 @@ impl Orbit {
             }
         };
         let generation = new.generation;
-        let restart = old.settings.diff_restart(&new.settings);
+        let restart = self.started.diff_restart(&new.settings);
         let watcher = watch_upstream(&new.upstream, &self.parts.clock);
         std::mem::replace(&mut *self.watcher.lock(), watcher).abort();
         let kept = |label: &str| new.upstream.backends.iter().any(|b| b.label() == label);

@@ -2,6 +2,7 @@
 //! forwarding is never reached, because it cannot send a body that a filter has read (64 KiB at most) and
 //! sends an answer's head before its body is known.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -9,18 +10,18 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
+    CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION,
     CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER, TRANSFER_ENCODING,
     VARY,
 };
 use pingora::upstreams::peer::HttpPeer;
 use pingora_core::modules::http::HttpModules;
 use pingora_http::ResponseHeader;
-use pingora_proxy::{ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::timeout;
 
 use crate::axon::envelope::{self, Added};
-use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, forward};
+use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, forward, is_nominated};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::{Gateway, Phase};
@@ -32,7 +33,7 @@ use crate::request::Head;
 use crate::request::head::Framing;
 use crate::request::route::Endpoint;
 use crate::snapshot::Snapshot;
-use crate::telemetry::metrics::{Bound, Counted};
+use crate::telemetry::metrics::Counted;
 
 /// The status logged when the client left before its answer (nginx's convention; it is never sent).
 const CLIENT_CLOSED: u16 = 499;
@@ -75,6 +76,8 @@ pub enum Journey {
 /// How an answer ended.
 enum Ended {
     Sent(u16),
+    /// Begun with this status and never finished.
+    CutOff(u16),
     ClientLeft,
 }
 
@@ -83,8 +86,8 @@ impl Proxy {
         Self { gateway }
     }
 
-    /// Serves one request from arrival to its one observation.
-    async fn serve(&self, session: &mut Session, arrival: &Arrival) {
+    /// Serves one request from arrival to its one observation; says whether its answer was sent whole.
+    async fn serve(&self, session: &mut Session, arrival: &Arrival) -> bool {
         let metrics = &self.gateway.telemetry.metrics;
         let _counted = Counted::new(&metrics.in_flight);
         let endpoint = Endpoint::of(&arrival.head, arrival.snapshot.settings.observability.metrics.on_main);
@@ -103,17 +106,15 @@ impl Proxy {
             }
         };
         observation.status = match ended {
-            Ended::Sent(status) => status,
-            Ended::ClientLeft => {
-                session.set_keepalive(None);
-                CLIENT_CLOSED
-            }
+            Ended::Sent(status) | Ended::CutOff(status) => status,
+            Ended::ClientLeft => CLIENT_CLOSED,
         };
         observation.ended = self.gateway.clock.now();
         for stood in reply.standing.limits().iter().filter(|stood| !stood.verdict.admitted) {
             observation.limited_by(stood.limit);
         }
         self.gateway.observe(&observation, &arrival.snapshot);
+        matches!(ended, Ended::Sent(_))
     }
 }
 
@@ -199,9 +200,13 @@ impl Reply<'_> {
             200..=299 => self.pass_through(watch, exchange, Vec::new(), decision, note).await,
             400..=499 => self.client_error(watch, exchange, decision, note).await,
             _ => {
+                let why = format!("Axon answered {status}");
                 let rejection = match status {
-                    502..=504 => Rejection::unavailable("upstream_unavailable", format!("Axon answered {status}")),
-                    _ => Rejection::new(Code::InternalError, format!("Axon answered {status}")),
+                    502..=504 => Rejection {
+                        retry_after: retry_after(&exchange),
+                        ..Rejection::unavailable("upstream_unavailable", why)
+                    },
+                    _ => Rejection::new(Code::InternalError, why),
                 };
                 self.abandon(watch, exchange, rejection, decision, note).await
             }
@@ -258,7 +263,7 @@ impl Reply<'_> {
             Ok(_) => None,
             Err(cut) => return self.cut_off(watch, exchange, cut, decision, note).await,
         };
-        let given = exchange.head.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+        let given = retry_after(&exchange);
         let now = self.gateway.clock.now();
         let answer = match own {
             Some(body) => Answer { retry_after: reply::retry_after_of(status, given), ..Answer::json(status, body) },
@@ -277,8 +282,8 @@ impl Reply<'_> {
         decision: &Decided,
         note: &mut Observation,
     ) -> Ended {
-        // Read for the connection's sake only; how that goes changes nothing.
-        let _ = collect(watch, &mut exchange, FAILURE_BYTES_MAX).await;
+        // Read for the connection's sake only: how that goes changes nothing, and the client need not wait for it.
+        let _ = timeout(DRAIN_TIME_MAX, collect(watch, &mut exchange, FAILURE_BYTES_MAX)).await;
         note.calls.push(exchange.finish(Outcome::Error, rejection.why.clone()));
         self.refuse(watch.session, rejection, Some(decision), note).await
     }
@@ -310,20 +315,31 @@ impl Reply<'_> {
         &mut self,
         watch: &mut Watch<'_>,
         mut exchange: Exchange,
-        begun: Vec<Bytes>,
+        mut begun: Vec<Bytes>,
         decision: &Decided,
         note: &mut Observation,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
-        let head = self.pass_through_head(&exchange, decision);
-        let sent = async {
+        if begun.is_empty() {
+            match exchange.next().now_or_never() {
+                Some(Ok(first)) => begun.extend(first),
+                Some(Err(broken)) => return self.cut_off(watch, exchange, Cut::Broken(broken), decision, note).await,
+                None => {}
+            }
+        }
+        if self.gateway.phase() != Phase::Serving {
+            watch.session.set_keepalive(None);
+        }
+        let here = begun.iter().map(|part| part.len() as u64).sum();
+        let head = self.pass_through_head(&exchange, here, decision);
+        let sent = self.taken(async {
             watch.session.as_downstream_mut().write_response_header(Box::new(head?)).await?;
             for bytes in begun {
                 watch.session.as_downstream_mut().write_response_body(bytes, false).await?;
             }
-            Ok::<_, Box<pingora::Error>>(())
-        };
-        let mut left = sent.await.is_err();
+            Ok(())
+        });
+        let mut left = !sent.await;
         while !left {
             let next = tokio::select! {
                 biased;
@@ -332,19 +348,18 @@ impl Reply<'_> {
             };
             match next {
                 Ok(Some(bytes)) => {
-                    left = watch.session.as_downstream_mut().write_response_body(bytes, false).await.is_err();
+                    left = !self.taken(watch.session.as_downstream_mut().write_response_body(bytes, false)).await;
                 }
                 Ok(None) => {
-                    let end = watch.session.as_downstream_mut().write_response_body(Bytes::new(), true).await;
                     note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-                    return if end.is_ok() { Ended::Sent(status) } else { Ended::ClientLeft };
+                    let end = watch.session.as_downstream_mut().write_response_body(Bytes::new(), true);
+                    return if self.taken(end).await { Ended::Sent(status) } else { Ended::ClientLeft };
                 }
                 Err(broken) => {
                     // The head is out, so the only honest end is one that the client can see is none.
-                    watch.session.set_keepalive(None);
                     watch.session.as_downstream_mut().shutdown().await;
                     note.calls.push(exchange.finish(broken.outcome, broken.why));
-                    return Ended::Sent(status);
+                    return Ended::CutOff(status);
                 }
             }
         }
@@ -352,17 +367,21 @@ impl Reply<'_> {
         Ended::ClientLeft
     }
 
-    fn pass_through_head(&self, exchange: &Exchange, decision: &Decided) -> Result<ResponseHeader, Box<pingora::Error>> {
+    /// `here` is how many bytes of the body are at hand.
+    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> pingora::Result<ResponseHeader> {
         let status = exchange.head.status.as_u16();
         let mut head = ResponseHeader::build_no_case(status, Some(16))?;
         for (name, value) in passed_back(&exchange.head.headers, &PASSED_BACK) {
             head.append_header(name, value)?;
         }
+        let old_client = self.arrival.head.is_http10();
         match exchange.announced_length() {
-            _ if matches!(status, 204 | 205) => {}
-            // A length is kept only where nothing needs a flush per part.
-            Some(length) if !is_stream(&exchange.head.headers) => head.insert_header(CONTENT_LENGTH, length)?,
-            _ if self.arrival.head.is_http10() => {}
+            _ if status == 204 => {}
+            // It has no content, and must say so (RFC 9110, section 15.3.6).
+            _ if status == 205 => head.insert_header(CONTENT_LENGTH, 0)?,
+            // Pingora flushes each part of a chunked body, and of one with a length only the last.
+            Some(length) if length == here || old_client => head.insert_header(CONTENT_LENGTH, length)?,
+            _ if old_client => {}
             _ => head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?,
         }
         self.common(Some(decision)).write(&mut head)?;
@@ -381,11 +400,6 @@ impl Reply<'_> {
         decision: Option<&Decided>,
         note: &mut Observation,
     ) -> Ended {
-        if rejection.code == Code::ServiceUnavailable
-            && rejection.details == crate::error::Details::Issue("overload")
-        {
-            self.gateway.telemetry.metrics.hit(Bound::InFlight);
-        }
         let mut answer = Answer::rejection(&rejection, &self.arrival.ids, self.gateway.clock.now());
         answer.allow = (rejection.code == Code::MethodNotAllowed).then(|| note.endpoint.allow());
         note.refusal = Some(rejection);
@@ -408,7 +422,7 @@ impl Reply<'_> {
         }
         self.settle_body(session).await;
         let status = answer.status;
-        let sent = async {
+        let sent = self.taken(async {
             let mut head = answer.head(&self.common(decision))?;
             for (name, value) in more {
                 head.append_header(name, value)?;
@@ -417,11 +431,13 @@ impl Reply<'_> {
             downstream.write_response_header(Box::new(head)).await?;
             let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
             downstream.write_response_body(body, true).await
-        };
-        match sent.await {
-            Ok(()) => Ended::Sent(status),
-            Err(_) => Ended::ClientLeft,
-        }
+        });
+        if sent.await { Ended::Sent(status) } else { Ended::ClientLeft }
+    }
+
+    /// Whether the client took what is written; one that takes nothing for `listen.idle_timeout` has left.
+    async fn taken(&self, write: impl Future<Output = pingora::Result<()>>) -> bool {
+        matches!(timeout(self.arrival.snapshot.settings.listen.idle_timeout, write).await, Ok(Ok(())))
     }
 
     /// A request body that nobody read: a small one is thrown away so that the connection can go on, a
@@ -457,17 +473,16 @@ fn is_enveloped(exchange: &Exchange, envelope_bytes: usize) -> bool {
     json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
 }
 
-/// Whether the answer's parts matter as they come.
-fn is_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-        [&b"text/event-stream"[..], b"application/x-ndjson"].iter().any(|s| essence.eq_ignore_ascii_case(s))
-    })
+fn passed_back(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+    let hop_by_hop = || headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    let all = |name: &HeaderName| headers.get_all(name).iter().map(|v| (name.clone(), v.clone())).collect::<Vec<_>>();
+    names.iter().filter(|name| !is_nominated(name, hop_by_hop())).flat_map(all).collect()
 }
 
-fn passed_back(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
-    let all = |name: &HeaderName| headers.get_all(name).iter().map(|v| (name.clone(), v.clone())).collect::<Vec<_>>();
-    names.iter().flat_map(all).collect()
+/// Axon's `Retry-After` in seconds, the only form that Orbit sends.
+fn retry_after(exchange: &Exchange) -> Option<u64> {
+    let given = exchange.head.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (given > 0).then_some(given)
 }
 
 /// Why an answer was not read to its end.
@@ -613,10 +628,16 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
         match std::mem::replace(journey, Journey::Over) {
-            Journey::Arrived(arrival) => self.serve(session, &arrival).await,
-            Journey::Awaited | Journey::Over => return Err(unreachable_step("a request without its arrival")),
+            Journey::Arrived(arrival) if self.serve(session, &arrival).await => Ok(true),
+            // An error keeps Pingora from finishing an answer that has no good end.
+            Journey::Arrived(_) => Err(pingora::Error::new(pingora::ErrorType::ConnectionClosed)),
+            Journey::Awaited | Journey::Over => Err(unreachable_step("a request without its arrival")),
         }
-        Ok(true)
+    }
+
+    /// Whatever could be said was said in `request_filter`.
+    async fn fail_to_proxy(&self, _: &mut Session, _: &pingora::Error, _: &mut Journey) -> FailToProxy {
+        FailToProxy { error_code: 0, can_reuse_downstream: false }
     }
 
     async fn upstream_peer(&self, _: &mut Session, _: &mut Journey) -> pingora::Result<Box<HttpPeer>> {

@@ -211,7 +211,7 @@ impl Common<'_> {
                 let comma = if policy.is_empty() { "" } else { ", " };
                 let window = stood.rate.per.as_secs().max(1);
                 let _ = write!(policy, r#"{comma}"{}";q={};w={window}"#, stood.limit, stood.rate.count);
-                let (remaining, t) = (stood.verdict.remaining, seconds_up(stood.verdict.reset_after));
+                let (remaining, t) = (stood.verdict.remaining, seconds_up(stood.verdict.next_after));
                 let _ = write!(state, r#"{comma}"{}";r={remaining};t={t}"#, stood.limit);
             }
             head.insert_header(HeaderName::from_static("ratelimit-policy"), policy)?;

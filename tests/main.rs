@@ -10,4 +10,5 @@
 
 mod dispatch;
 mod harness;
+mod layers;
 mod sigv4_suite;

@@ -168,7 +168,7 @@ impl Seal {
     fn holds(&self, canonical: Sha256, payload: &[u8]) -> bool {
         let hash = hex(&canonical.chain_update(payload).finalize());
         let to_sign = string_to_sign(&self.stamp, self.signing_key.scope(), &hash);
-        // Measured 80 ns above `hmac` used directly, of 2.2 µs in all: not worth a second implementation.
+        // Measured 0.1 µs above `hmac` used directly, of 2.4 µs in all: not worth a second implementation.
         let expected = calculate_signature(self.signing_key.key(), &to_sign);
         expected.as_bytes().ct_eq(&self.signature).into()
     }

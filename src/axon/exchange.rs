@@ -20,6 +20,8 @@ use crate::error::Rejection;
 pub struct Exchange {
     pub head: Parts,
     pub(super) body: Incoming,
+    /// The end of the body was seen; one of unknown length does not tell it again.
+    pub(super) ended: bool,
     pub(super) announced: Option<u64>,
     pub(super) connection: Connection,
     pub(super) backend: Arc<Backend>,
@@ -50,16 +52,24 @@ impl Exchange {
     /// # Errors
     /// `503` when Axon breaks off, stays silent for `timeouts.idle`, or `timeouts.total` is over.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        if self.body.is_end_stream() {
+        if self.is_whole() {
             return Ok(None);
         }
         let deadline = self.total.min(Instant::now() + self.idle);
         match timeout_at(deadline, self.connection.next(&mut self.body)).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                self.ended = true;
+                Ok(None)
+            }
             Ok(Some(Err(e))) => Err(Broken { outcome: Outcome::Broken, why: describe(&e) }),
             Err(_) => Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() }),
         }
+    }
+
+    /// Whether all of the body was read.
+    fn is_whole(&self) -> bool {
+        self.ended || self.body.is_end_stream()
     }
 
     /// Reads the body up to `limit` bytes.
@@ -93,7 +103,7 @@ impl Exchange {
     /// Ends the exchange, keeping the connection when the answer was read whole.
     pub fn finish(mut self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
         let now = self.clock.now();
-        if self.body.is_end_stream() && self.connection.settle(now.ticks) {
+        if self.is_whole() && self.connection.settle(now.ticks) {
             self.backend.put_idle(self.connection, self.keepalive);
         }
         Call { backend: self.backend, outcome, message: message.into(), took: now.since(self.began) }

@@ -172,6 +172,7 @@ async fn ask(
         head,
         announced: body.size_hint().exact(),
         body,
+        ended: false,
         connection,
         backend: backend.clone(),
         began,
@@ -215,7 +216,8 @@ fn request(
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(CONTENT_LENGTH, body.len().into());
     }
-    for name in PASSED_ON {
+    let hop_by_hop: Vec<&[u8]> = outgoing.head.all(b"connection").collect();
+    for name in PASSED_ON.iter().filter(|name| !is_nominated(name, hop_by_hop.iter().copied())) {
         for passed in outgoing.head.all(name.as_str().as_bytes()) {
             headers.append(name.clone(), value(passed)?);
         }
@@ -231,6 +233,12 @@ fn request(
     *request.uri_mut() = asked.path.parse::<Uri>().map_err(|e| e.to_string())?;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// Whether a field is meant for the next hop only, because a `Connection` field names it.
+pub fn is_nominated<'a>(name: &HeaderName, mut connection: impl Iterator<Item = &'a [u8]>) -> bool {
+    let names = |field: &'a [u8]| field.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    connection.any(|field| names(field).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes())))
 }
 
 fn value(bytes: &[u8]) -> Result<HeaderValue, String> {

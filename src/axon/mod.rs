@@ -12,5 +12,5 @@ mod wire;
 pub use backend::{Backend, BackendMetrics};
 pub use call::{Call, Outcome};
 pub use exchange::{Broken, Collected, Exchange};
-pub use forward::{Outgoing, forward};
+pub use forward::{Outgoing, forward, is_nominated};
 pub use upstream::Upstream;

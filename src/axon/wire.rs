@@ -23,12 +23,13 @@ const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most header fields of an answer.
 const ANSWER_FIELDS_MAX: usize = 128;
 
+type Driver = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+
 /// An open connection.
 pub struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
-    /// Set once the driver has ended; it must not be polled again.
-    ended: bool,
+    /// `None` once it has ended. Only dropping it gives back a request that it never took.
+    driver: Option<Driver>,
     idle_since: u64,
 }
 
@@ -55,7 +56,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { sender, driver, ended: false, idle_since: 0 })
+        Ok(Self { sender, driver: Some(driver), idle_since: 0 })
     }
 
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
@@ -64,9 +65,9 @@ impl Connection {
     /// [`Failure::Unsent`] when the connection was found closed before anything was written.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         let mut answer = pin!(self.sender.try_send_request(request));
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        let driver = &mut self.driver;
         poll_fn(|cx| {
-            drive(driver, ended, cx);
+            drive(driver, cx);
             answer.as_mut().poll(cx)
         })
         .await
@@ -78,9 +79,9 @@ impl Connection {
 
     /// The next bytes of the answer's body, `None` at its end. Trailers are dropped.
     pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        let driver = &mut self.driver;
         poll_fn(|cx| {
-            drive(driver, ended, cx);
+            drive(driver, cx);
             loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -104,8 +105,8 @@ impl Connection {
 
     /// Whether the connection is open and idle as far as this end knows at this moment.
     pub fn is_open(&mut self) -> bool {
-        drive(&mut self.driver, &mut self.ended, &mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.is_ready()
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
     }
 
     /// Ticks at which the connection came to rest.
@@ -116,8 +117,44 @@ impl Connection {
 
 /// Lets the connection read and write what it can. An error of the driver reaches the caller through
 /// the answer or the body that it cuts off.
-fn drive(driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>, ended: &mut bool, cx: &mut Context<'_>) {
-    if !*ended && Pin::new(driver).poll(cx).is_ready() {
-        *ended = true;
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(cx).is_ready()) {
+        *driver = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The moment between the look at an idle connection and its use, in which its end arrives.
+    #[tokio::test]
+    async fn a_request_is_given_back_when_the_end_is_met_before_a_byte_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let mut connection = Connection::open(address).await.expect("connect");
+        let (mut axon, _) = listener.accept().await.expect("accept");
+        let request = || Request::builder().uri("/").body(Full::new(Bytes::new())).expect("a request");
+        let answer = async {
+            axon.read_buf(&mut Vec::new()).await.expect("a request");
+            axon.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an answer");
+        };
+        let (sent, ()) = tokio::join!(connection.send(request()), answer);
+        assert_eq!(sent.expect("an answer").status(), 204);
+        assert!(connection.settle(0));
+
+        drop(axon);
+        // What happened later is seen later: once this has come, so has the end of the other.
+        let mut later = TcpStream::connect(address).await.expect("connect");
+        listener.accept().await.expect("accept").0.write_all(b"!").await.expect("write");
+        assert_eq!(later.read_u8().await.expect("read"), b'!');
+
+        let failed = tokio::time::timeout(Duration::from_secs(10), connection.send(request())).await;
+        assert!(matches!(failed.expect("no wait for what cannot come"), Err(Failure::Unsent)));
     }
 }

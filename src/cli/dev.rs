@@ -3,7 +3,9 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -162,7 +164,8 @@ fn write_files(directory: &Path, axon: SocketAddr, key: &MadeUp, port: u16) -> R
     }]);
     let files = [("orbit.yaml", orbit), ("keys.yaml", keys.to_string()), ("policies.json", POLICY.to_owned())];
     for (name, text) in files {
-        std::fs::write(directory.join(name), text).map_err(|e| format!("cannot write {name}: {e}"))?;
+        let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name));
+        written.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| format!("cannot write {name}: {e}"))?;
     }
     Ok(())
 }

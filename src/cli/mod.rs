@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Parser, Subcommand};
 
 use crate::config::{Colour, Environment, ProcessEnvironment};
-use crate::snapshot::settings::{LogFormat, LogLevel, Logs};
+use crate::snapshot::settings::{LogFormat, Logs};
 use crate::telemetry::sink::SinkGuard;
 use crate::telemetry::{LineFormat, Sink, line};
 
@@ -85,14 +85,7 @@ fn start_log(logs: Logs) -> std::io::Result<(Sink, SinkGuard)> {
         LogFormat::Text => LineFormat::Text,
         LogFormat::Json => LineFormat::Json,
     };
-    let level = match logs.level {
-        LogLevel::Off => log::LevelFilter::Off,
-        LogLevel::Error => log::LevelFilter::Error,
-        LogLevel::Warn => log::LevelFilter::Warn,
-        LogLevel::Info => log::LevelFilter::Info,
-        LogLevel::Debug => log::LevelFilter::Debug,
-        LogLevel::Trace => log::LevelFilter::Trace,
-    };
+    let level = logs.level.filter();
     let (sink, guard) = Sink::start(std::io::stdout())?;
     let records = env_logger::Builder::new()
         .filter_level(level)

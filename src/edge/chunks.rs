@@ -49,11 +49,11 @@ impl ChunkAudit {
         self.at == At::Done
     }
 
-    /// Checks the next bytes; those behind the end of the body are not looked at.
+    /// Checks the next bytes and says how many of them are behind the end of the body; those are not looked at.
     ///
     /// # Errors
     /// [`Sloppy`] at the first byte that is not strictly well formed.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Sloppy> {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<usize, Sloppy> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let At::Data { left } = self.at {
                 let skip = left.min(bytes.len() as u64);
@@ -63,7 +63,7 @@ impl ChunkAudit {
             }
             bytes = rest;
             self.at = match (self.at, byte) {
-                (At::Done, _) => return Ok(()),
+                (At::Done, _) => return Ok(rest.len() + 1),
                 (At::Size { digits, value }, _) if byte.is_ascii_hexdigit() => {
                     if digits == 15 {
                         return Err(Sloppy("chunk size is too long"));
@@ -99,7 +99,7 @@ impl ChunkAudit {
                 (At::Data { .. }, _) => return Err(Sloppy("unreachable")),
             };
         }
-        Ok(())
+        Ok(0)
     }
 
     fn trailer(&mut self, next: At) -> Result<At, Sloppy> {
@@ -115,9 +115,9 @@ mod tests {
     /// Fed whole and byte by byte; both must agree.
     fn feed(body: &[u8]) -> Result<bool, Sloppy> {
         let mut whole = ChunkAudit::new();
-        let verdict = whole.feed(body).map(|()| whole.done());
+        let verdict = whole.feed(body).map(|_| whole.done());
         let mut single = ChunkAudit::new();
-        let bytewise = body.iter().try_for_each(|b| single.feed(&[*b])).map(|()| single.done());
+        let bytewise = body.iter().try_for_each(|b| single.feed(&[*b]).map(drop)).map(|()| single.done());
         assert_eq!(verdict, bytewise, "{:?}", String::from_utf8_lossy(body));
         verdict
     }
@@ -136,6 +136,7 @@ mod tests {
             assert_eq!(feed(body.as_bytes()), Ok(true), "{body:?}");
         }
         assert_eq!(feed(b"5\r\nhel"), Ok(false));
+        assert_eq!(ChunkAudit::new().feed(b"1\r\nx\r\n0\r\n\r\nGET /"), Ok(5));
     }
 
     #[test]

@@ -22,9 +22,11 @@ use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::clock::Moment;
-use crate::edge::stream::ClientStream;
+use crate::edge::chunks::ChunkAudit;
+use crate::edge::stream::{Body, ClientStream};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::Gateway;
@@ -33,10 +35,10 @@ use crate::pipeline::Arrival;
 use crate::proxy::Proxy;
 use crate::reply::{Answer, Common};
 use crate::request::correlation::Ids;
-use crate::request::head::{Framing, Head, end_of_head, overflow};
+use crate::request::head::{Framing, Head, bad_line, end_of_head, has_bare_line_feed, overflow};
 use crate::request::route::Endpoint;
 use crate::snapshot::Snapshot;
-use crate::telemetry::metrics::{Bound, Counted};
+use crate::telemetry::metrics::Counted;
 
 /// First read of a head; most heads fit.
 const HEAD_BYTES_USUAL: usize = 2048;
@@ -47,6 +49,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Edge {
     gateway: Arc<Gateway>,
     proxy: Arc<HttpProxy<Proxy>>,
+    /// Pingora holds the edge once for its listeners and once for every accepted connection, also for one
+    /// that no thread has come to yet; a drain waits for all of them.
+    _waited_for: TaskTrackerToken,
 }
 
 /// How the wait for a head ended.
@@ -61,7 +66,8 @@ enum Next {
 
 impl Edge {
     pub fn new(gateway: Arc<Gateway>, proxy: HttpProxy<Proxy>) -> Self {
-        Self { gateway, proxy: Arc::new(proxy) }
+        let waited_for = gateway.connections.token();
+        Self { gateway, proxy: Arc::new(proxy), _waited_for: waited_for }
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
@@ -73,7 +79,6 @@ impl Edge {
 
         let connections = gateway.telemetry.metrics.connections.get();
         if connections > i64::from(gateway.snapshot().settings.listen.connections) {
-            gateway.telemetry.metrics.hit(Bound::Connections);
             let rejection = Rejection::unavailable("overload", "listen.connections are open").closing();
             return self.refuse(&mut stream, rejection, gateway.clock.now()).await;
         }
@@ -109,19 +114,28 @@ impl Edge {
         arrival: Arrival,
         shutdown: &ShutdownWatch,
     ) -> Option<Box<ClientStream>> {
-        if arrival.head.framing() == Framing::Chunked {
-            stream.expect_chunks(bytes.split_off(end));
-        }
+        let mut behind = bytes.split_off(end);
+        let prefix = essence(&arrival.head, &mut behind);
+        let body = match arrival.head.framing() {
+            Framing::None => Body::Bytes { left: 0 },
+            Framing::Length(length) => Body::Bytes { left: length - prefix.body },
+            Framing::Chunked => Body::Chunks(ChunkAudit::new()),
+        };
+        stream.expect(body, behind);
         let listen = &arrival.snapshot.settings.listen;
         let body_timeout = listen.body_timeout;
         let mut session = ServerSession::new_http1(stream);
         session.set_read_timeout(Some(body_timeout));
-        session.set_pipelined_prefix(bytes);
+        session.set_pipelined_prefix(prefix.bytes);
         session.set_connection_user_context(Some(Box::new(arrival)));
         let reused = self.proxy.process_new_http(session, shutdown).await?;
         let (stream, _settings) = reused.consume();
         let mut stream = stream.into_any().downcast::<ClientStream>().ok()?;
-        stream.end_of_request().then_some(stream)
+        if stream.end_of_request() {
+            return Some(stream);
+        }
+        stream.linger().await;
+        None
     }
 
     /// Waits for a request's head: `listen.idle_timeout` for its first byte (`listen.header_timeout` on a
@@ -151,6 +165,7 @@ impl Edge {
                 Some(end) if end <= header_bytes => return Next::Head { bytes, end, began },
                 Some(_) => return Next::Refused { rejection: overflow(&bytes), began },
                 None if bytes.len() >= header_bytes => return Next::Refused { rejection: overflow(&bytes), began },
+                None if has_bare_line_feed(&bytes, searched) => return Next::Refused { rejection: bad_line(), began },
                 None => searched = bytes.len(),
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + listen.header_timeout);
@@ -197,6 +212,38 @@ impl ServerApp for Edge {
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
     }
+}
+
+/// What Pingora gets to see of a request.
+struct Essence {
+    bytes: BytesMut,
+    /// How many of the bytes are body.
+    body: u64,
+}
+
+/// Writes what Pingora has to know of a request: whether its answer has a body, how its own body is framed,
+/// and whether the connection goes on. Pingora's parser refuses targets, hosts and fields that are fine here,
+/// in its own words, so it never sees them.
+///
+/// Takes the body from the bytes `behind` the head when its length is known, which spares Pingora a buffer.
+/// What is then still behind is the next request: it is not served, and the connection ends with this answer.
+fn essence(head: &Head, behind: &mut BytesMut) -> Essence {
+    let (length, framing) = match head.framing() {
+        Framing::None => (0, String::new()),
+        Framing::Length(length) => (length, format!("Content-Length: {length}\r\n")),
+        Framing::Chunked => (0, "Transfer-Encoding: chunked\r\n".to_owned()),
+    };
+    let body = behind.split_to(length.min(behind.len() as u64) as usize);
+    let ahead = head.framing() != Framing::Chunked && !behind.is_empty();
+    let method = if head.method() == "HEAD" { "HEAD" } else { "POST" };
+    let version = if head.is_http10() { "1.0" } else { "1.1" };
+    let connection = if head.keeps_connection() && !ahead { "keep-alive" } else { "close" };
+    let mut bytes = BytesMut::with_capacity(128 + body.len());
+    bytes.extend_from_slice(
+        format!("{method} / HTTP/{version}\r\n{framing}Connection: {connection}\r\n\r\n").as_bytes(),
+    );
+    bytes.extend_from_slice(&body);
+    Essence { bytes, body: body.len() as u64 }
 }
 
 /// Resolves once listeners are told to close.

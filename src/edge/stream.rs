@@ -1,7 +1,7 @@
 //! A client's connection between Pingora's transport and Pingora's HTTP session.
 //!
-//! It gives back bytes that the edge read too far, follows chunked framing, and closes so that the
-//! last answer arrives.
+//! It gives back bytes that the edge read too far, follows the framing of bodies and holds back what is behind
+//! their end, and closes so that the last answer arrives.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::edge::chunks::ChunkAudit;
+use crate::edge::chunks::{ChunkAudit, Sloppy};
 
 /// How long a closing connection waits for the client to take its last answer.
 const LINGER: Duration = Duration::from_millis(500);
@@ -30,26 +30,54 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct ClientStream {
     inner: Stream,
-    /// Body bytes that came with the head of a chunked request.
+    /// Bytes read too far: of a body that is still to come, or behind the end of one.
     pending: BytesMut,
-    audit: Option<ChunkAudit>,
+    body: Body,
+}
+
+/// How far the body of a request still goes. What is read behind its end is held back: Pingora would drop it
+/// together with the connection, and a connection dropped with unread bytes takes its answer along.
+#[derive(Debug)]
+pub enum Body {
+    Bytes { left: u64 },
+    Chunks(ChunkAudit),
+}
+
+impl Body {
+    fn ended(&self) -> bool {
+        match self {
+            Body::Bytes { left } => *left == 0,
+            Body::Chunks(audit) => audit.done(),
+        }
+    }
+
+    /// Follows the next bytes; says how many of them are behind the end.
+    fn follow(&mut self, bytes: &[u8]) -> Result<usize, Sloppy> {
+        match self {
+            Body::Bytes { left } => {
+                let own = (bytes.len() as u64).min(*left);
+                *left -= own;
+                Ok(bytes.len() - own as usize)
+            }
+            Body::Chunks(audit) => audit.feed(bytes),
+        }
+    }
 }
 
 impl ClientStream {
     pub fn new(inner: Stream) -> Self {
-        Self { inner, pending: BytesMut::new(), audit: None }
+        Self { inner, pending: BytesMut::new(), body: Body::Bytes { left: 0 } }
     }
 
-    /// The next body is chunked and begins with `pending`.
-    pub fn expect_chunks(&mut self, pending: BytesMut) {
+    /// A body comes next; `pending` was read already.
+    pub fn expect(&mut self, body: Body, pending: BytesMut) {
         self.pending = pending;
-        self.audit = Some(ChunkAudit::new());
+        self.body = body;
     }
 
-    /// Back to bytes without framing; says whether the stream stands at a request boundary.
-    pub fn end_of_request(&mut self) -> bool {
-        let framed = self.audit.take().is_none_or(|audit| audit.done());
-        framed && self.pending.is_empty()
+    /// Whether the stream stands exactly between two requests.
+    pub fn end_of_request(&self) -> bool {
+        self.body.ended() && self.pending.is_empty()
     }
 
     /// Sends the end of the stream, then reads until the client ends it too, within a bound. Closing with
@@ -83,9 +111,18 @@ impl AsyncRead for ClientStream {
         } else {
             std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         }
-        if let Some(audit) = &mut this.audit {
+        // Behind its end whoever reads looks for a sign of the client, and gets what there is.
+        if !this.body.ended() {
             let fresh = buf.filled().get(before..).unwrap_or_default();
-            audit.feed(fresh).map_err(|sloppy| io::Error::new(io::ErrorKind::InvalidData, sloppy.0))?;
+            let behind =
+                this.body.follow(fresh).map_err(|sloppy| io::Error::new(io::ErrorKind::InvalidData, sloppy.0))?;
+            if behind > 0 {
+                let end = buf.filled().len() - behind;
+                let mut held = BytesMut::from(buf.filled().get(end..).unwrap_or_default());
+                held.unsplit(std::mem::take(&mut this.pending));
+                this.pending = held;
+                buf.set_filled(end);
+            }
         }
         Poll::Ready(Ok(()))
     }

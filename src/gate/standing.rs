@@ -37,9 +37,10 @@ impl Standing {
         &self.limits
     }
 
-    /// The limit that the `X-RateLimit-*` headers describe: the one that refused, else the global one.
+    /// The limit that the `X-RateLimit-*` headers describe: the one that answered 429, else the global one.
+    /// The governance limit answers 403, so it never is the one.
     pub fn headline(&self) -> Option<&Stood> {
-        let refused = self.limits.iter().find(|s| !s.verdict.admitted && !s.shadow);
+        let refused = self.limits.iter().find(|s| !s.verdict.admitted && !s.shadow && s.limit != "governance");
         refused.or_else(|| self.limits.iter().find(|s| s.limit == "global"))
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use address::AddressKey;
 pub use capacity::{Capacity, Permit};
-pub use keyed::{Keyed, KeyedError};
+pub use keyed::{CAPACITY_DEFAULT, CAPACITY_MAX, Keyed, KeyedError};
 pub use window::{Window, admit_all};
 
 /// So many requests in any interval of this length.

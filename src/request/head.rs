@@ -67,6 +67,14 @@ pub fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     memchr::memmem::find(bytes.get(start..)?, b"\r\n\r\n").map(|at| start + at + 4)
 }
 
+/// Whether a line of a head that is still growing ends in a bare line feed, which nothing that follows can mend.
+///
+/// `from` may be any length that was already searched.
+pub fn has_bare_line_feed(bytes: &[u8], from: usize) -> bool {
+    let bare = |at: usize| from + at == 0 || bytes.get(from + at - 1) != Some(&b'\r');
+    memchr::memchr_iter(b'\n', bytes.get(from..).unwrap_or_default()).any(bare)
+}
+
 /// Why a head that is still growing has outgrown `limit` bytes: its target alone, or all of it.
 pub fn overflow(bytes: &[u8]) -> Rejection {
     match memchr(b'\n', bytes.get(..TARGET_BYTES_MAX + 64).unwrap_or(bytes)) {
@@ -211,6 +219,16 @@ impl Head {
         self.http10
     }
 
+    /// Whether the client wants to use the connection again (RFC 9112, section 9.3): `close` wins, and
+    /// HTTP/1.0 has to ask for it.
+    pub fn keeps_connection(&self) -> bool {
+        let asks_for = |option: &[u8]| {
+            let mut options = self.all(b"connection").flat_map(|value| value.split(|&b| b == b','));
+            options.any(|o| o.trim_ascii().eq_ignore_ascii_case(option))
+        };
+        !asks_for(b"close") && (!self.http10 || asks_for(b"keep-alive"))
+    }
+
     fn text(&self, span: Span) -> &str {
         std::str::from_utf8(slice(&self.bytes, span)).unwrap_or_default()
     }
@@ -257,6 +275,11 @@ fn slice(bytes: &[u8], span: Span) -> &[u8] {
     bytes.get(span.range()).unwrap_or_default()
 }
 
+/// A line that ends in anything but CRLF, or holds a CR or LF elsewhere.
+pub fn bad_line() -> Rejection {
+    bad("header", "lines must end in CRLF")
+}
+
 fn bad(field: &'static str, issue: &'static str) -> Rejection {
     Rejection::field(field, issue).closing()
 }
@@ -278,7 +301,7 @@ impl Iterator for Lines<'_> {
         self.at += lf + 1;
         match line.split_last() {
             Some((b'\r', line)) if memchr(b'\r', line).is_none() => Some(Ok(Span::new(start, start + line.len()))),
-            _ => Some(Err(bad("header", "lines must end in CRLF"))),
+            _ => Some(Err(bad_line())),
         }
     }
 }
@@ -497,5 +520,16 @@ mod tests {
             assert_eq!(end_of_head(head, from), Some(head.len() - 4), "{from}");
         }
         assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n", 0), None);
+    }
+
+    #[test]
+    fn a_bare_line_feed_is_found_wherever_the_search_resumes() {
+        for (head, bare) in
+            [(&b"GET /\r\nA: b\r\n"[..], false), (b"GET /\r\nA: b\n", true), (b"\n", true), (b"", false)]
+        {
+            for from in 0..=head.len().saturating_sub(1) {
+                assert_eq!(has_bare_line_feed(head, from), bare, "{from}");
+            }
+        }
     }
 }

@@ -69,12 +69,12 @@ impl Snapshot {
             })
             .ok();
         let gates = Gates::build(&settings, &mut book).map_err(|lines| complaints.extend(lines)).ok();
-        let upstream = Upstream::build(&settings.upstream, predecessor.map(|p| &*p.upstream), ingredients.metrics)
-            .map_err(|line| complaints.push(line))
-            .ok();
-        let (Some(keyring), Some(policies), Some(gates), Some(upstream)) = (keyring, policies, gates, upstream) else {
+        let (Some(keyring), Some(policies), Some(gates)) = (keyring, policies, gates) else {
             return Err(complaints);
         };
+        // Last, as it announces new backends to the metrics, which a refused configuration must not.
+        let upstream = Upstream::build(&settings.upstream, predecessor.map(|p| &*p.upstream), ingredients.metrics)
+            .map_err(|line| vec![line])?;
 
         let policy_windows = policy_windows(&policies, &mut book);
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.

@@ -213,8 +213,6 @@ pub struct Upstream {
     pub envelope_bytes: u64,
     /// `None`: what Axon gets is not signed.
     pub sign: Option<Sign>,
-    /// 1–8: how many endpoints a connect failure may try.
-    pub attempts: u8,
     pub timeouts: Timeouts,
     /// Idle connections kept per endpoint; 0 keeps none.
     pub keepalive: u32,
@@ -316,6 +314,18 @@ impl LogLevel {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
+
+    /// The same for the `log` crate.
+    pub const fn filter(self) -> log::LevelFilter {
+        match self {
+            LogLevel::Off => log::LevelFilter::Off,
+            LogLevel::Error => log::LevelFilter::Error,
+            LogLevel::Warn => log::LevelFilter::Warn,
+            LogLevel::Info => log::LevelFilter::Info,
+            LogLevel::Debug => log::LevelFilter::Debug,
+            LogLevel::Trace => log::LevelFilter::Trace,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

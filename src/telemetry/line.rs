@@ -6,6 +6,8 @@
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
+use log::{Level, LevelFilter};
+
 use crate::axon::Outcome;
 use crate::observation::Observation;
 
@@ -20,24 +22,24 @@ pub enum LineFormat {
 }
 
 impl LineFormat {
-    /// Appends the lines of one observation.
-    pub fn write(self, observation: &Observation, out: &mut Vec<u8>) {
+    /// Appends the lines of one observation, those that are at least as severe as `least`.
+    pub fn write(self, observation: &Observation, least: LevelFilter, out: &mut Vec<u8>) {
         let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(observation.ended.unix_nanos));
-        let mut lines = Lines { format: self, at, id: observation.ids.correlation(), out };
+        let mut lines = Lines { format: self, least, at, id: observation.ids.correlation(), out };
 
         if let Some(decision) = &observation.decision {
             let word = if decision.allowed { "allowed" } else { "denied" };
-            lines.event("INFO", "GOVERNANCE", |line| {
+            lines.event(Level::Info, "GOVERNANCE", |line| {
                 line.text(word, &decision.reason, "decision", "reason");
                 line.number("decision_time_us", decision.took.as_micros());
             });
         }
         for call in &observation.calls {
             let (level, word) = match call.outcome {
-                Outcome::Success => ("INFO", "success"),
-                Outcome::Refused | Outcome::Abandoned => ("INFO", call.outcome.label()),
+                Outcome::Success => (Level::Info, "success"),
+                Outcome::Refused | Outcome::Abandoned => (Level::Info, call.outcome.label()),
                 Outcome::Error | Outcome::ConnectFailed | Outcome::Timeout | Outcome::Broken => {
-                    ("WARN", call.outcome.label())
+                    (Level::Warn, call.outcome.label())
                 }
             };
             lines.event(level, "AXON_CALL", |line| {
@@ -47,10 +49,10 @@ impl LineFormat {
             });
         }
         if let Some(refusal) = &observation.refusal {
-            let level = if refusal.code.status() >= 500 { "WARN" } else { "INFO" };
+            let level = if refusal.code.status() >= 500 { Level::Warn } else { Level::Info };
             lines.event(level, "REFUSED", |line| line.text(refusal.code.name(), &refusal.why, "code", "why"));
         }
-        lines.event("INFO", "REQUEST", |line| {
+        lines.event(Level::Info, "REQUEST", |line| {
             let (method, path) = observation.head.as_ref().map_or(("-", "-"), |h| (h.method(), h.path()));
             line.request(method, path, observation.status, observation.took());
             line.json_only("request_id", observation.ids.request());
@@ -60,13 +62,17 @@ impl LineFormat {
 
 struct Lines<'a> {
     format: LineFormat,
+    least: LevelFilter,
     at: humantime::Rfc3339Timestamp,
     id: &'a str,
     out: &'a mut Vec<u8>,
 }
 
 impl Lines<'_> {
-    fn event(&mut self, level: &str, event: &str, rest: impl FnOnce(&mut Line<'_>)) {
+    fn event(&mut self, level: Level, event: &str, rest: impl FnOnce(&mut Line<'_>)) {
+        if level > self.least {
+            return;
+        }
         // Writing to a Vec cannot fail.
         let _ = match self.format {
             LineFormat::Text => write!(self.out, "{} [{level}] {event} [{}] ", self.at, self.id),
@@ -122,7 +128,7 @@ impl Line<'_> {
     fn json_only(&mut self, name: &str, value: &str) {
         if self.format == LineFormat::Json {
             let _ = write!(self.out, r#","{name}":"#);
-            let _ = serde_json::to_writer(&mut *self.out, bounded(value));
+            json_string(bounded(value), self.out);
         }
     }
 
@@ -145,11 +151,26 @@ fn escape(text: &str, out: &mut Vec<u8>) {
         return out.extend_from_slice(text.as_bytes());
     }
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if is_hidden(c) {
             let _ = write!(out, "{}", c.escape_default());
         } else {
             let _ = write!(out, "{c}");
         }
+    }
+}
+
+fn is_hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A JSON string that holds nothing hidden: JSON itself escapes only what is below a space.
+fn json_string(text: &str, out: &mut Vec<u8>) {
+    if text.is_ascii() && !text.bytes().any(|b| b == 0x7f) {
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    for c in serde_json::to_string(text).unwrap_or_default().chars() {
+        let _ = if is_hidden(c) { write!(out, "\\u{:04x}", u32::from(c)) } else { write!(out, "{c}") };
     }
 }
 
@@ -166,8 +187,11 @@ pub fn record(format: LineFormat, now_unix: Duration, record: &log::Record<'_>, 
             out.write_all(b"\n")
         }
         LineFormat::Json => {
-            let message = serde_json::to_string(&message)?;
-            writeln!(out, r#"{{"timestamp":"{at}","level":"{}","event":"LOG","message":{message}}}"#, record.level())
+            let mut json = Vec::with_capacity(message.len() + 2);
+            json_string(&message, &mut json);
+            write!(out, r#"{{"timestamp":"{at}","level":"{}","event":"LOG","message":"#, record.level())?;
+            out.write_all(&json)?;
+            out.write_all(b"}\n")
         }
     }
 }

@@ -10,7 +10,7 @@ use prometheus::{
 
 use crate::auth::Issue;
 use crate::axon::{BackendMetrics, Outcome};
-use crate::error::{Code, Details};
+use crate::error::{Code, Details, Rejection};
 use crate::observation::Observation;
 use crate::request::route::{Endpoint, Method};
 
@@ -18,7 +18,7 @@ use crate::request::route::{Endpoint, Method};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Statuses with a handle of their own; any other shares the table behind them.
-const STATUSES: [u16; 16] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 500, 503, 0];
+const STATUSES: [u16; 16] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 499, 500, 503];
 const LIMITS: [&str; 3] = ["per_ip", "global", "governance"];
 
 type Cached<const N: usize> = [OnceLock<IntCounter>; N];
@@ -44,7 +44,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     generation: IntGauge,
     log_dropped: Gauge,
-    overload: IntCounterVec,
+    in_flight_full: IntCounter,
+    connections_full: IntCounter,
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
@@ -67,22 +68,6 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 17] = [
     ("orbit_build_info", "gauge", "Always 1; its label tells the version.", &["version"]),
     ("process_*", "various", "The process's own CPU, memory and descriptors, by the prometheus library.", &[]),
 ];
-
-/// Bounds that can be hit; the closed set of the `bound` label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    Connections,
-    InFlight,
-}
-
-impl Bound {
-    const fn label(self) -> &'static str {
-        match self {
-            Bound::Connections => "connections",
-            Bound::InFlight => "in_flight",
-        }
-    }
-}
 
 impl Metrics {
     /// Registers everything.
@@ -116,9 +101,6 @@ impl Metrics {
         for result in ["accepted", "unchanged", "refused"] {
             reloads.with_label_values(&[result]);
         }
-        for bound in [Bound::Connections, Bound::InFlight] {
-            overload.with_label_values(&[bound.label()]);
-        }
         let issues = Issue::ALL.iter().map(|issue| issue.as_str()).chain(["missing"]);
         Ok(Self {
             requests_cached: (0..Method::ALL.len() * Endpoint::ALL.len()).map(|_| Default::default()).collect(),
@@ -137,7 +119,8 @@ impl Metrics {
             reloads,
             generation: plain("orbit_config_generation")?,
             log_dropped,
-            overload,
+            in_flight_full: overload.with_label_values(&["in_flight"]),
+            connections_full: overload.with_label_values(&["connections"]),
             registry,
         })
     }
@@ -163,20 +146,23 @@ impl Metrics {
             call.backend.metrics().count(call.outcome, call.took);
         }
         if let Some(refusal) = &observation.refusal {
-            let issue = match (refusal.code, &refusal.details) {
-                (Code::MissingAuthorization, _) => "missing",
-                (Code::InvalidSignature, Details::Issue(issue) | Details::Skew { issue, .. }) => issue,
-                _ => return,
-            };
-            if let Some((_, counter)) = self.auth_failures.iter().find(|(name, _)| *name == issue) {
-                counter.inc();
-            }
+            self.refused(refusal, observation.head.is_some());
         }
     }
 
-    /// Counts a bound that was hit.
-    pub fn hit(&self, bound: Bound) {
-        self.overload.with_label_values(&[bound.label()]).inc();
+    fn refused(&self, refusal: &Rejection, has_head: bool) {
+        let issue = match (refusal.code, &refusal.details) {
+            (Code::MissingAuthorization, _) => "missing",
+            (Code::InvalidSignature, Details::Issue(issue) | Details::Skew { issue, .. }) => issue,
+            // A connection too many is refused before it sent a head.
+            (Code::ServiceUnavailable, Details::Issue("overload")) => {
+                return if has_head { &self.in_flight_full } else { &self.connections_full }.inc();
+            }
+            _ => return,
+        };
+        if let Some((_, counter)) = self.auth_failures.iter().find(|(name, _)| *name == issue) {
+            counter.inc();
+        }
     }
 
     /// Notes the running configuration.

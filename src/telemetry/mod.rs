@@ -4,6 +4,8 @@ pub mod line;
 pub mod metrics;
 pub mod sink;
 
+use log::LevelFilter;
+
 use crate::observation::Observation;
 
 pub use line::LineFormat;
@@ -17,11 +19,11 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Tells one observation: counted always, logged as `format` says. The only caller of both.
-    pub fn observe(&self, observation: &Observation, format: Option<LineFormat>) {
+    /// Tells one observation: counted always, logged as `lines` says. The only caller of both.
+    pub fn observe(&self, observation: &Observation, lines: Option<(LineFormat, LevelFilter)>) {
         self.metrics.count(observation);
-        if let Some(format) = format {
-            self.sink.write_with(|lines| format.write(observation, lines));
+        if let Some((format, least)) = lines {
+            self.sink.write_with(|out| format.write(observation, least, out));
         }
     }
 }

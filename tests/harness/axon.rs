@@ -29,6 +29,8 @@ pub struct Axon {
     addr: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+    /// Keeps the address when the listener is gone.
+    spare: Option<TcpSocket>,
 }
 
 impl Axon {
@@ -40,9 +42,15 @@ impl Axon {
 
     /// An address that refuses connections for as long as the result lives: bound, not listening.
     pub fn refusing() -> Refusing {
-        let socket = TcpSocket::new_v4().expect("socket");
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let socket = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
         Refusing { addr: socket.local_addr().expect("local address"), socket }
+    }
+
+    /// Refuses connections from now on, and ends those that are open.
+    pub async fn stop(mut self) -> Refusing {
+        self.accepting.abort();
+        let _ = within(&mut self.accepting).await;
+        Refusing { addr: self.addr, socket: self.spare.take().expect("an Axon stops once") }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -195,11 +203,20 @@ impl Refusing {
 
     /// Begins to serve on the address.
     pub fn start(self) -> Axon {
+        let spare = Some(bound(self.addr));
         let listener = self.socket.listen(1024).expect("listen");
         let shared = Arc::new(Shared::new());
         let accepting = tokio::spawn(accept(listener, shared.clone()));
-        Axon { addr: self.addr, shared, accepting }
+        Axon { addr: self.addr, shared, accepting, spare }
     }
+}
+
+/// A socket that shares its address with others of its kind, one of which may listen.
+fn bound(addr: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("socket");
+    socket.set_reuseaddr(true).expect("reuse");
+    socket.bind(addr).expect("bind");
+    socket
 }
 
 /// What happens to a connection before anything is read.
@@ -1093,6 +1110,16 @@ mod tests {
         axon.connected(3).await;
         assert_eq!(axon.request().target, "/");
         assert!(axon.url().starts_with("http://127.0.0.1:"));
+
+        let (addr, mut idle) = (axon.addr(), Client::connect(axon.addr()).await);
+        axon.connected(4).await;
+        let stopped = axon.stop().await;
+        idle.closed().await;
+        let refused = tokio::net::TcpStream::connect(addr).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let axon = stopped.start();
+        assert_eq!(get(addr, "/").await.status, 200);
+        assert_eq!(axon.request().target, "/");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,8 @@ use super::client::Response;
 pub enum Kind {
     /// 200, Axon's object in Orbit's envelope.
     Success,
+    /// Another success status of Axon, its object in Orbit's envelope.
+    SuccessAs(u16),
     /// A success answer of Axon passed through byte for byte; the decision is in headers only.
     Passed,
     /// 403, the denied shape.
@@ -89,7 +91,7 @@ const SIGNATURE_ISSUES: [&str; 10] = [
 ];
 
 /// Headers that may leave Orbit, in lower case.
-const ALLOWED: [&str; 18] = [
+const ALLOWED: [&str; 19] = [
     "allow",
     "cache-control",
     "connection",
@@ -100,6 +102,7 @@ const ALLOWED: [&str; 18] = [
     "ratelimit-policy",
     "retry-after",
     "transfer-encoding",
+    "vary",
     "www-authenticate",
     "x-correlation-id",
     "x-governance-decision",
@@ -111,7 +114,15 @@ const ALLOWED: [&str; 18] = [
 ];
 
 /// Headers that describe Axon's bytes, so they may come with them.
-const ALLOWED_WHEN_PASSED: [&str; 1] = ["content-encoding"];
+const ALLOWED_WHEN_PASSED: [&str; 7] = [
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "etag",
+    "expires",
+    "last-modified",
+];
 
 macro_rules! ensure {
     ($condition:expr, $($why:tt)+) => {
@@ -124,6 +135,7 @@ macro_rules! ensure {
 fn judge(response: &Response, kind: Kind) -> Result<Value, String> {
     let expected = status(kind)?;
     let actual = response.status;
+    let kind = if matches!(kind, Kind::SuccessAs(200..=299)) { Kind::Success } else { kind };
     let good = if kind == Kind::Passed { (200..300).contains(&actual) } else { actual == expected };
     ensure!(good, "status is {actual}, not {expected}");
     ensure!(response.interim.iter().all(|i| i.status == 100), "interim responses {:?}", response.interim);
@@ -170,7 +182,7 @@ fn judge(response: &Response, kind: Kind) -> Result<Value, String> {
         Kind::AxonRefusal(_) => error(body, None)?,
         Kind::Healthy | Kind::Unhealthy => health(body, kind)?,
         Kind::Live => ensure!(text(body, "status").is_ok(), "no status"),
-        Kind::AxonError(_) | Kind::Passed | Kind::Metrics => {}
+        Kind::SuccessAs(_) | Kind::AxonError(_) | Kind::Passed | Kind::Metrics => {}
     }
     Ok(value)
 }
@@ -180,7 +192,7 @@ fn status(kind: Kind) -> Result<u16, String> {
         Kind::Success | Kind::Passed | Kind::Healthy | Kind::Live | Kind::Metrics => 200,
         Kind::Denied => 403,
         Kind::Unhealthy => 503,
-        Kind::AxonError(status) | Kind::AxonRefusal(status) => status,
+        Kind::SuccessAs(status) | Kind::AxonError(status) | Kind::AxonRefusal(status) => status,
         Kind::Error(code) => status_of(code).ok_or_else(|| format!("the contract has no code {code}"))?,
     })
 }
@@ -323,6 +335,7 @@ fn decision(response: &Response, kind: Kind) -> Result<Option<f64>, String> {
         // Either side of governance.
         Kind::Error("INTERNAL_ERROR" | "SERVICE_UNAVAILABLE") => &[None, Some("allowed")],
         Kind::Error(_) | Kind::Healthy | Kind::Unhealthy | Kind::Live | Kind::Metrics => &[None],
+        Kind::SuccessAs(status) => return Err(format!("{status} is no success")),
     };
     ensure!(allowed.contains(&decision), "X-Governance-Decision is {decision:?}");
     ensure!(decision.is_some() == time.is_some(), "X-Governance-Time-Ms is {time:?}");
@@ -397,9 +410,10 @@ fn details_of(code: &str, sentence: &str, details: Option<&Map<String, Value>>) 
             if matches!(issue, "expired" | "not_yet_valid") {
                 let times = ["server_time", "request_time", "allowed_skew_seconds"];
                 exactly(details, &["issue", times[0], times[1], times[2]], &[])?;
-                for name in times {
-                    ensure!(details.get(name).is_some_and(Value::is_u64), "{name} is not whole seconds");
+                for name in &times[..2] {
+                    ensure!(is_rfc3339_utc(text(details, name)?), "{name} is not a timestamp");
                 }
+                ensure!(details.get(times[2]).is_some_and(Value::is_u64), "{} is not whole seconds", times[2]);
             } else {
                 exactly(details, &["issue"], &[])?;
             }
@@ -540,13 +554,17 @@ mod tests {
         let refused = [("X-Governance-Decision", "denied"), ("X-Governance-Time-Ms", "0.012")];
         let retry = ("Retry-After", "1");
         let field = json!({"field": "intent", "issue": "required field missing"});
-        let skew = json!({"issue": "expired", "server_time": 2, "request_time": 1, "allowed_skew_seconds": 300});
+        let (server_time, request_time) = ("2024-01-15T10:40:00Z", "2024-01-15T10:30:00Z");
+        let skew = json!({
+            "issue": "expired", "server_time": server_time, "request_time": request_time, "allowed_skew_seconds": 300,
+        });
         let bare = |code| error_body(code, "a sentence", None);
         let detailed = |code, details| error_body(code, "a sentence", Some(details));
         let mut metrics = response(200, &[], &json!("orbit_requests_total 1"));
         metrics.headers[0].1 = "text/plain; version=0.0.4".to_owned();
         vec![
             (Kind::Success, response(200, &[&DECIDED[..], &LIMITED].concat(), &success)),
+            (Kind::SuccessAs(202), response(202, &[&DECIDED[..], &LIMITED].concat(), &success)),
             (Kind::Passed, response(200, &DECIDED, &json!([1]))),
             (Kind::Denied, response(403, &refused, &denied)),
             (
@@ -633,7 +651,7 @@ mod tests {
                 let mut response = response.clone();
                 response.body = Value::Object(less).to_string().into_bytes();
                 response.headers[1].1 = response.body.len().to_string();
-                let free = kind == Kind::Success && optional.contains(&name.as_str());
+                let free = matches!(kind, Kind::Success | Kind::SuccessAs(_)) && optional.contains(&name.as_str());
                 assert_eq!(judge(&response, kind).is_ok(), free, "{kind:?} without {name}");
             }
         }
@@ -648,7 +666,7 @@ mod tests {
                 assert!(judge(&more, kind).is_err(), "{kind:?} with another {name}");
             }
             let Ok(Value::Object(mut body)) = serde_json::from_slice(&response.body) else { continue };
-            if matches!(kind, Kind::Success | Kind::Passed | Kind::AxonError(_) | Kind::Live) {
+            if matches!(kind, Kind::Success | Kind::SuccessAs(_) | Kind::Passed | Kind::AxonError(_) | Kind::Live) {
                 continue;
             }
             body.insert("stack".to_owned(), json!("trace"));

@@ -195,6 +195,39 @@ impl Client {
         })
     }
 
+    /// Sends `bytes` in writes of `size`, and after each waits up to `pace` for an answer; ends with the
+    /// first byte of one, or when the peer stops taking more. Returns how many bytes were sent.
+    #[track_caller]
+    pub fn trickle(&mut self, bytes: impl AsRef<[u8]>, size: usize, pace: Duration) -> impl Future<Output = usize> {
+        within(async move {
+            let mut sent = 0;
+            for piece in bytes.as_ref().chunks(size) {
+                if self.wire.stream.write_all(piece).await.is_err() {
+                    break;
+                }
+                sent += piece.len();
+                if timeout(pace, self.wire.fill()).await.is_ok() {
+                    break;
+                }
+            }
+            sent
+        })
+    }
+
+    /// Reads one interim response, which must be the next to come.
+    #[track_caller]
+    pub fn read_interim(&mut self) -> impl Future<Output = Interim> {
+        let at = Location::caller();
+        within(async move {
+            let line = self.wire.line().await.unwrap_or_else(|broken| panic!("interim at {at}: {broken:?}"));
+            let headers = self.wire.fields().await.unwrap_or_else(|broken| panic!("interim at {at}: {broken:?}"));
+            match status_line(&line) {
+                Some((_, status @ 100..=199, _)) => Interim { status, headers },
+                _ => panic!("no interim response at {at} but {:?}", String::from_utf8_lossy(&line)),
+            }
+        })
+    }
+
     /// Reads one whole response to a request that may have a body in its answer.
     #[track_caller]
     pub fn read_response(&mut self) -> impl Future<Output = Response> {

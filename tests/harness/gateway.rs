@@ -15,7 +15,7 @@ use orbit::telemetry::Sink;
 use orbit::telemetry::sink::SinkGuard;
 use tokio::sync::{Mutex, mpsc};
 
-use super::client::{Response, Signed, Signing, within};
+use super::client::{PATIENCE, Response, Signed, Signing, within};
 
 /// 2026-11-22T09:56:51Z, a Sunday, in the tenth hour of the day.
 pub const NOW: u64 = 1_795_341_411;
@@ -109,7 +109,8 @@ impl Setup {
         Ok(Gateway { orbit, clock, directory, log: Mutex::new(Log { lines, seen: Vec::new() }), _guard: guard })
     }
 
-    fn write(&self, directory: &Path) {
+    /// Writes `orbit.yaml` and the files beside it, for another process to read.
+    pub fn write(&self, directory: &Path) {
         let blocks: String = self.blocks.iter().map(|(name, yaml)| format!("{name}: {yaml}\n")).collect();
         std::fs::write(directory.join("orbit.yaml"), format!("version: 1\n{blocks}")).expect("orbit.yaml");
         for (name, text) in &self.files {
@@ -151,7 +152,7 @@ impl Gateway {
 
     /// A dispatch to sign and send.
     pub fn dispatch(&self, body: impl AsRef<[u8]>) -> Signed {
-        Signed::post(&self.authority(), "/dispatch", body.as_ref())
+        Signed::post(self.authority(), "/dispatch", body.as_ref())
     }
 
     /// Signs with the standing key and sends on a new connection.
@@ -179,6 +180,32 @@ impl Gateway {
             }
         })
         .await
+    }
+
+    /// Every line so far that [`Gateway::logged`] has not taken, once there is one that holds all of `parts`.
+    pub async fn log_until(&self, parts: &[&str]) -> Vec<String> {
+        let mut log = self.log.lock().await;
+        within(async {
+            while !log.seen.iter().any(|line| parts.iter().all(|part| line.contains(part))) {
+                let line = log.lines.recv().await.expect("the log is open");
+                log.seen.push(line);
+            }
+            log.seen.clone()
+        })
+        .await
+    }
+
+    /// Ends the gateway once every request is over; every line that [`Gateway::logged`] has not taken.
+    pub async fn finish(self) -> Vec<String> {
+        let Gateway { orbit, directory: _directory, log, _guard: guard, .. } = self;
+        assert!(orbit.close(PATIENCE).await, "a request is still being served");
+        // Dropped with the last handle to the log, after everything is written.
+        tokio::task::spawn_blocking(move || drop(guard)).await.expect("the log is written");
+        let Log { mut lines, mut seen } = log.into_inner();
+        while let Some(line) = within(lines.recv()).await {
+            seen.push(line);
+        }
+        seen
     }
 
     /// The value of a metric sample, e.g. `metric("orbit_requests_total{endpoint=\"/dispatch\"…}")`; 0 if absent.

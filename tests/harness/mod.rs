@@ -4,3 +4,4 @@ pub mod axon;
 pub mod check;
 pub mod client;
 pub mod gateway;
+pub mod process;

@@ -14,7 +14,8 @@ use super::{
     SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
-use crate::snapshot::{keys, policies};
+use crate::snapshot::keys;
+use crate::snapshot::policies;
 
 /// Largest main file.
 const MAIN_BYTES_MAX: u64 = 1024 * 1024;
@@ -240,7 +241,7 @@ fn upstreams(b: &mut Block<'_>) -> Option<Upstream> {
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
-    b.later(&["health", "eject", "http2", "tls"]);
+    b.later(&["health", "eject", "retry", "http2", "tls"]);
     let endpoints = b
         .key("endpoints", "addresses of Axon")
         .required("`http://IP:port`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
@@ -256,14 +257,10 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     }
     let sign = sign.switch(Switch::Off, sign_block).flatten();
     b.key("balance", "how an endpoint is chosen").word((), &[("least_loaded", ())], &["round_robin", "hash"]);
-    let attempts = b.key("retry", "what a connect failure does").block(|b| {
-        b.later(&["budget", "backoff", "idempotent"]);
-        b.key("attempts", "how many endpoints it may try").integer(2, 1..=8)
-    });
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
     let keepalive = b.key("keepalive", "idle connections kept per endpoint").integer(128, 0..=65_536);
     let (name, endpoints) = (name.to_owned(), endpoints?);
-    Some(Upstream { name, endpoints, request, envelope_bytes, sign, attempts, timeouts, keepalive })
+    Some(Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive })
 }
 
 /// `http://IP[:port]` or `http://localhost[:port]`, perhaps with a `/` at the end.
@@ -381,8 +378,8 @@ fn from_environment(
 fn timeouts(b: &mut Block<'_>) -> Timeouts {
     let connect = b.key("connect", "opening a connection").duration(SECOND, MS..=HOUR);
     let first_byte = b.key("first_byte", "until the answer begins").duration(30 * SECOND, MS..=HOUR);
-    let idle = b.key("idle", "between two reads of an answer").duration(60 * SECOND, MS..=HOUR);
-    let total = b.key("total", "the whole exchange, retries included").duration(60 * SECOND, MS..=HOUR);
+    let idle = b.key("idle", "between two reads of an answer; how long an unused connection is kept").duration(60 * SECOND, MS..=HOUR);
+    let total = b.key("total", "the whole exchange, all endpoints tried included").duration(60 * SECOND, MS..=HOUR);
     if b.is_clean() && total < connect {
         b.fail::<()>("`total` is shorter than `connect`", "`total` covers the connect; make it at least as long");
     }

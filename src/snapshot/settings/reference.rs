@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::{Origin, read};
 use crate::config::{Block, Context, Row};
-use crate::snapshot::{keys, policies};
+use crate::snapshot::keys;
+use crate::snapshot::policies;
 
 /// Every key of every file as Markdown tables, in the order of reading.
 pub fn reference() -> String {

@@ -132,7 +132,7 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 }
 
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
-    let Upstream { name, endpoints, request, envelope_bytes, sign, attempts, timeouts, keepalive } = upstream;
+    let Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive } = upstream;
     out.line(0, "upstreams:");
     out.line(1, &format!("{}:", quoted(name)));
     let url = |endpoint: &Endpoint| format!("\"http://{}\"", endpoint.authority);
@@ -155,7 +155,6 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
         }
     }
     out.line(2, "balance: least_loaded");
-    out.line(2, &format!("retry: {{ attempts: {attempts} }}"));
     let Timeouts { connect, first_byte, idle, total } = timeouts;
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));

@@ -88,7 +88,7 @@ fn head() -> Head {
 }
 
 fn bench(c: &mut Criterion) {
-    let (snapshot, head, clock, system) = (snapshot(), head(), ManualClock::at(NOW), SystemClock::new());
+    let (snapshot, head, clock, system) = (snapshot(), head(), ManualClock::at(NOW), SystemClock::shared());
     let raw = {
         let mut raw = format!("{} {} HTTP/1.1\r\n", head.method(), head.target()).into_bytes();
         for (name, value) in head.fields() {

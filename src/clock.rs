@@ -40,9 +40,9 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock whose ticks begin a day before now, so that windows that look back never underflow.
+    /// The system's clock, shared; its ticks begin a day before now, so that windows that look back never underflow.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's clocks")]
-    pub fn new() -> Arc<dyn Clock> {
+    pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self { start: Instant::now() })
     }
 }

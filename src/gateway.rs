@@ -78,7 +78,7 @@ impl Gateway {
     }
 
     /// Tells a finished request to metrics and log.
-    pub fn observe(&self, observation: &Observation, snapshot: &Snapshot) {
+    pub fn observe(&self, observation: &Observation<'_>, snapshot: &Snapshot) {
         let logs = snapshot.settings.observability.logs;
         let format = match logs.format {
             LogFormat::Text => LineFormat::Text,

@@ -11,10 +11,10 @@ use crate::request::head::Head;
 use crate::request::route::{Endpoint, Method};
 
 /// One request, told once, when it is over.
-pub struct Observation {
-    pub ids: Ids,
+pub struct Observation<'a> {
+    pub ids: &'a Ids,
     /// `None` when no readable head ever came.
-    pub head: Option<Head>,
+    pub head: Option<&'a Head>,
     pub endpoint: Endpoint,
     /// The status sent; 0 when the client left before an answer.
     pub status: u16,
@@ -37,9 +37,9 @@ pub struct Decided {
     pub took: Duration,
 }
 
-impl Observation {
+impl<'a> Observation<'a> {
     /// The beginning of one: everything that comes later still empty.
-    pub fn begin(ids: Ids, head: Option<Head>, endpoint: Endpoint, began: Moment) -> Self {
+    pub fn begin(ids: &'a Ids, head: Option<&'a Head>, endpoint: Endpoint, began: Moment) -> Self {
         Self {
             ids,
             head,
@@ -56,7 +56,7 @@ impl Observation {
 
     /// The method for labels.
     pub fn method(&self) -> Method {
-        self.head.as_ref().map_or(Method::Other, |head| Method::of(head.method()))
+        self.head.map_or(Method::Other, |head| Method::of(head.method()))
     }
 
     /// From the first byte of the head to the last of the answer.

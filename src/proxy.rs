@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -44,7 +45,7 @@ const DRAIN_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(500
 const FAILURE_BYTES_MAX: usize = 64 * 1024;
 
 /// What Axon may say about its own body; everything else in an answer's head is Orbit's.
-const PASSED_BACK: [HeaderName; 11] = [
+static PASSED_BACK: [HeaderName; 11] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
@@ -58,7 +59,7 @@ const PASSED_BACK: [HeaderName; 11] = [
     RETRY_AFTER,
 ];
 /// The part of it that still holds for a body that Orbit rewrote.
-const PASSED_BACK_ENVELOPED: [HeaderName; 2] = [CACHE_CONTROL, VARY];
+static PASSED_BACK_ENVELOPED: [HeaderName; 2] = [CACHE_CONTROL, VARY];
 
 /// Pingora's view of the gateway.
 pub struct Proxy {
@@ -91,12 +92,15 @@ impl Proxy {
         let metrics = &self.gateway.telemetry.metrics;
         let _counted = Counted::new(&metrics.in_flight);
         let endpoint = Endpoint::of(&arrival.head, arrival.snapshot.settings.observability.metrics.on_main);
-        let head = Some(arrival.head.clone());
-        let mut observation = Observation::begin(arrival.ids.clone(), head, endpoint, arrival.began);
+        let mut observation = Observation::begin(&arrival.ids, Some(&arrival.head), endpoint, arrival.began);
         let mut reply = Reply { gateway: &self.gateway, arrival, standing: Standing::default() };
 
-        // A panic is a bug, and costs the one request that met it.
-        let served = AssertUnwindSafe(reply.answer(session, endpoint, &mut observation)).catch_unwind().await;
+        // A panic is a bug, and costs the one request that met it. The future is pinned where it stands: it is
+        // large, and each wrapper that takes it by value would copy it.
+        let served = {
+            let answer = pin!(reply.answer(session, endpoint, &mut observation));
+            AssertUnwindSafe(answer).catch_unwind().await
+        };
         let ended = match served {
             Ok(ended) => ended,
             Err(_) if session.response_written().is_some() => Ended::ClientLeft,
@@ -126,7 +130,7 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    async fn answer(&mut self, session: &mut Session, endpoint: Endpoint, note: &mut Observation) -> Ended {
+    async fn answer(&mut self, session: &mut Session, endpoint: Endpoint, note: &mut Observation<'_>) -> Ended {
         let now = self.arrival.began;
         let name = &self.arrival.snapshot.settings.name;
         if let Err(rejection) = endpoint.admit(self.arrival.head.method()) {
@@ -153,7 +157,7 @@ impl Reply<'_> {
         }
     }
 
-    async fn dispatch(&mut self, session: &mut Session, note: &mut Observation) -> Ended {
+    async fn dispatch(&mut self, session: &mut Session, note: &mut Observation<'_>) -> Ended {
         if self.gateway.phase() == Phase::Closing {
             return self.reject(session, Rejection::unavailable("draining", "draining").closing(), note).await;
         }
@@ -190,15 +194,16 @@ impl Reply<'_> {
         watch: &mut Watch<'_>,
         exchange: Exchange,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         match status {
             200..=299 if is_enveloped(&exchange, self.envelope_bytes()) => {
                 self.envelop(watch, exchange, decision, note).await
             }
-            200..=299 => self.pass_through(watch, exchange, Vec::new(), decision, note).await,
-            400..=499 => self.client_error(watch, exchange, decision, note).await,
+            // What is not the usual answer is kept out of this future, which every request pays for.
+            200..=299 => Box::pin(self.pass_through(watch, exchange, Vec::new(), decision, note)).await,
+            400..=499 => Box::pin(self.client_error(watch, exchange, decision, note)).await,
             _ => {
                 let why = format!("Axon answered {status}");
                 let rejection = match status {
@@ -208,7 +213,7 @@ impl Reply<'_> {
                     },
                     _ => Rejection::new(Code::InternalError, why),
                 };
-                self.abandon(watch, exchange, rejection, decision, note).await
+                Box::pin(self.abandon(watch, exchange, rejection, decision, note)).await
             }
         }
     }
@@ -223,12 +228,14 @@ impl Reply<'_> {
         watch: &mut Watch<'_>,
         mut exchange: Exchange,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         let body = match collect(watch, &mut exchange, self.envelope_bytes()).await {
             Ok(Collected::Whole(body)) => body,
-            Ok(Collected::Part(begun)) => return self.pass_through(watch, exchange, begun, decision, note).await,
-            Err(cut) => return self.cut_off(watch, exchange, cut, decision, note).await,
+            Ok(Collected::Part(begun)) => {
+                return Box::pin(self.pass_through(watch, exchange, begun, decision, note)).await;
+            }
+            Err(cut) => return Box::pin(self.cut_off(watch, exchange, cut, decision, note)).await,
         };
         let now = self.gateway.clock.now();
         let added = Added {
@@ -238,10 +245,11 @@ impl Reply<'_> {
             decision_time_ms: &milliseconds(decision.took),
         };
         let Some(enveloped) = envelope::wrap(&body, &added) else {
-            return self.pass_through(watch, exchange, vec![body], decision, note).await;
+            return Box::pin(self.pass_through(watch, exchange, vec![body], decision, note)).await;
         };
         let status = exchange.head.status.as_u16();
-        let kept = passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED);
+        let mut kept = HeaderMap::new();
+        passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED, &mut kept);
         note.calls.push(exchange.finish(Outcome::Success, enveloped.message.unwrap_or_else(|| "answered".to_owned())));
         self.send_with(watch.session, Answer::json(status, enveloped.body), Some(decision), kept).await
     }
@@ -252,7 +260,7 @@ impl Reply<'_> {
         watch: &mut Watch<'_>,
         mut exchange: Exchange,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         let collected = collect(watch, &mut exchange, self.envelope_bytes()).await;
@@ -280,7 +288,7 @@ impl Reply<'_> {
         mut exchange: Exchange,
         rejection: Rejection,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         // Read for the connection's sake only: how that goes changes nothing, and the client need not wait for it.
         let _ = timeout(DRAIN_TIME_MAX, collect(watch, &mut exchange, FAILURE_BYTES_MAX)).await;
@@ -295,7 +303,7 @@ impl Reply<'_> {
         exchange: Exchange,
         cut: Cut,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         match cut {
             Cut::ClientLeft => {
@@ -317,7 +325,7 @@ impl Reply<'_> {
         mut exchange: Exchange,
         mut begun: Vec<Bytes>,
         decision: &Decided,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         if begun.is_empty() {
@@ -332,14 +340,13 @@ impl Reply<'_> {
         }
         let here = begun.iter().map(|part| part.len() as u64).sum();
         let head = self.pass_through_head(&exchange, here, decision);
-        let sent = self.taken(async {
-            watch.session.as_downstream_mut().write_response_header(Box::new(head?)).await?;
-            for bytes in begun {
-                watch.session.as_downstream_mut().write_response_body(bytes, false).await?;
-            }
-            Ok(())
-        });
-        let mut left = !sent.await;
+        if exchange.is_whole() {
+            // The connection goes back first, so that it is there when the client asks again.
+            note.calls.push(exchange.finish(Outcome::Success, "passed through"));
+            let sent = self.taken(begin(watch.session, head, begun, true)).await;
+            return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
+        }
+        let mut left = !self.taken(begin(watch.session, head, begun, false)).await;
         while !left {
             let next = tokio::select! {
                 biased;
@@ -367,29 +374,28 @@ impl Reply<'_> {
         Ended::ClientLeft
     }
 
-    /// `here` is how many bytes of the body are at hand.
-    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> pingora::Result<ResponseHeader> {
+    /// `here` is how many bytes of the body were read.
+    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> ResponseHeader {
         let status = exchange.head.status.as_u16();
-        let mut head = ResponseHeader::build_no_case(status, Some(16))?;
-        for (name, value) in passed_back(&exchange.head.headers, &PASSED_BACK) {
-            head.append_header(name, value)?;
-        }
+        let mut fields = HeaderMap::with_capacity(24);
+        passed_back(&exchange.head.headers, &PASSED_BACK, &mut fields);
         let old_client = self.arrival.head.is_http10();
         match exchange.announced_length() {
             _ if status == 204 => {}
             // It has no content, and must say so (RFC 9110, section 15.3.6).
-            _ if status == 205 => head.insert_header(CONTENT_LENGTH, 0)?,
+            _ if status == 205 => drop(fields.insert(CONTENT_LENGTH, 0.into())),
+            _ if exchange.is_whole() => drop(fields.insert(CONTENT_LENGTH, here.into())),
             // Pingora flushes each part of a chunked body, and of one with a length only the last.
-            Some(length) if length == here || old_client => head.insert_header(CONTENT_LENGTH, length)?,
-            _ if old_client => {}
-            _ => head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?,
+            Some(length) if old_client => drop(fields.insert(CONTENT_LENGTH, length.into())),
+            None if old_client => {}
+            _ => drop(fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
         }
-        self.common(Some(decision)).write(&mut head)?;
-        Ok(head)
+        self.common(Some(decision)).write(&mut fields);
+        reply::head(status, fields)
     }
 
     /// Refuses with an answer of the error table.
-    async fn reject(&mut self, session: &mut Session, rejection: Rejection, note: &mut Observation) -> Ended {
+    async fn reject(&mut self, session: &mut Session, rejection: Rejection, note: &mut Observation<'_>) -> Ended {
         self.refuse(session, rejection, None, note).await
     }
 
@@ -398,7 +404,7 @@ impl Reply<'_> {
         session: &mut Session,
         rejection: Rejection,
         decision: Option<&Decided>,
-        note: &mut Observation,
+        note: &mut Observation<'_>,
     ) -> Ended {
         let mut answer = Answer::rejection(&rejection, &self.arrival.ids, self.gateway.clock.now());
         answer.allow = (rejection.code == Code::MethodNotAllowed).then(|| note.endpoint.allow());
@@ -407,7 +413,7 @@ impl Reply<'_> {
     }
 
     async fn send(&mut self, session: &mut Session, answer: Answer, decision: Option<&Decided>) -> Ended {
-        self.send_with(session, answer, decision, Vec::new()).await
+        self.send_with(session, answer, decision, HeaderMap::new()).await
     }
 
     async fn send_with(
@@ -415,7 +421,7 @@ impl Reply<'_> {
         session: &mut Session,
         answer: Answer,
         decision: Option<&Decided>,
-        more: Vec<(HeaderName, HeaderValue)>,
+        more: HeaderMap,
     ) -> Ended {
         if answer.close || self.gateway.phase() != Phase::Serving {
             session.set_keepalive(None);
@@ -423,12 +429,10 @@ impl Reply<'_> {
         self.settle_body(session).await;
         let status = answer.status;
         let sent = self.taken(async {
-            let mut head = answer.head(&self.common(decision))?;
-            for (name, value) in more {
-                head.append_header(name, value)?;
-            }
+            let mut fields = answer.fields(&self.common(decision));
+            fields.extend(more);
             let downstream = session.as_downstream_mut();
-            downstream.write_response_header(Box::new(head)).await?;
+            downstream.write_response_header(Box::new(reply::head(status, fields))).await?;
             let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
             downstream.write_response_body(body, true).await
         });
@@ -473,10 +477,29 @@ fn is_enveloped(exchange: &Exchange, envelope_bytes: usize) -> bool {
     json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
 }
 
-fn passed_back(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+/// Writes the head of an answer and what there is of its body, `whole` or not.
+async fn begin(
+    session: &mut Session,
+    head: ResponseHeader,
+    body: Vec<Bytes>,
+    whole: bool,
+) -> pingora::Result<()> {
+    let downstream = session.as_downstream_mut();
+    downstream.write_response_header(Box::new(head)).await?;
+    for part in body {
+        downstream.write_response_body(part, false).await?;
+    }
+    if whole { downstream.write_response_body(Bytes::new(), true).await } else { Ok(()) }
+}
+
+/// Copies the fields of those names, unless they are meant for this hop only.
+fn passed_back(headers: &HeaderMap, names: &[HeaderName], fields: &mut HeaderMap) {
     let hop_by_hop = || headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
-    let all = |name: &HeaderName| headers.get_all(name).iter().map(|v| (name.clone(), v.clone())).collect::<Vec<_>>();
-    names.iter().filter(|name| !is_nominated(name, hop_by_hop())).flat_map(all).collect()
+    for (name, value) in headers {
+        if names.contains(name) && !is_nominated(name, hop_by_hop()) {
+            fields.append(name.clone(), value.clone());
+        }
+    }
 }
 
 /// Axon's `Retry-After` in seconds, the only form that Orbit sends.

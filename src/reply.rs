@@ -1,11 +1,10 @@
 //! The only writer of answers that Orbit makes itself, and of the headers that every answer carries.
 
-use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::HeaderName;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use pingora_http::ResponseHeader;
 
 use crate::axon::envelope::json_string;
@@ -30,6 +29,18 @@ pub struct Answer {
     pub close: bool,
 }
 
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const GOVERNANCE_DECISION: HeaderName = HeaderName::from_static("x-governance-decision");
+const GOVERNANCE_TIME: HeaderName = HeaderName::from_static("x-governance-time-ms");
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const ALLOWED: HeaderValue = HeaderValue::from_static("allowed");
+const DENIED: HeaderValue = HeaderValue::from_static("denied");
+
 /// `application/json`
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -44,8 +55,11 @@ fn rfc3339(unix_seconds: u64) -> String {
 
 /// Milliseconds with microsecond precision: `0.012`.
 pub fn milliseconds(duration: Duration) -> String {
-    let micros = duration.as_micros();
-    format!("{}.{:03}", micros / 1000, micros % 1000)
+    let micros = duration.as_micros() as u64;
+    let (mut whole, mut part) = (itoa::Buffer::new(), itoa::Buffer::new());
+    // The leading digit keeps the zeros behind the point, and is cut off again.
+    let part = part.format(1000 + micros % 1000).get(1..).unwrap_or_default();
+    [whole.format(micros / 1000), ".", part].concat()
 }
 
 impl Answer {
@@ -90,31 +104,33 @@ impl Answer {
         Self::json(Code::GovernanceDenied.status(), body)
     }
 
-    /// The head of this answer.
-    pub fn head(&self, common: &Common<'_>) -> Result<ResponseHeader, Box<pingora::Error>> {
-        let mut head = ResponseHeader::build_no_case(self.status, Some(16))?;
-        head.insert_header(CONTENT_TYPE, self.content_type.clone())?;
-        head.insert_header(CONTENT_LENGTH, self.body.len())?;
+    /// The fields of this answer's head.
+    pub fn fields(&self, common: &Common<'_>) -> HeaderMap {
+        let mut fields = HeaderMap::with_capacity(16);
+        fields.insert(CONTENT_TYPE, self.content_type.clone());
+        fields.insert(CONTENT_LENGTH, self.body.len().into());
         if let Some(seconds) = self.retry_after {
-            head.insert_header(RETRY_AFTER, seconds)?;
+            fields.insert(RETRY_AFTER, seconds.into());
         }
         if let Some(allow) = self.allow {
-            head.insert_header(ALLOW, HeaderValue::from_static(allow))?;
+            fields.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        common.write(&mut head)?;
-        Ok(head)
+        common.write(&mut fields);
+        fields
     }
 
     /// This answer as bytes, closing the connection; for requests that never became a session.
     pub fn to_wire(&self, common: &Common<'_>) -> Vec<u8> {
         let mut wire = Vec::with_capacity(512 + self.body.len());
-        let Ok(mut head) = self.head(common) else { return wire };
+        let mut fields = self.fields(common);
         let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_nanos(common.now.unix_nanos));
-        let _ = head.insert_header(http::header::DATE, date.to_string());
-        let _ = head.insert_header(http::header::CONNECTION, HeaderValue::from_static("close"));
-        let reason = head.status.canonical_reason().unwrap_or("");
+        if let Ok(date) = HeaderValue::try_from(date.to_string()) {
+            fields.insert(http::header::DATE, date);
+        }
+        fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        let reason = StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
         wire.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
-        for (name, value) in &head.headers {
+        for (name, value) in &fields {
             wire.extend_from_slice(name.as_str().as_bytes());
             wire.extend_from_slice(b": ");
             wire.extend_from_slice(value.as_bytes());
@@ -124,6 +140,14 @@ impl Answer {
         wire.extend_from_slice(&self.body);
         wire
     }
+}
+
+/// A head for Pingora. Its own builder parses every name again; a finished map costs it nothing.
+pub fn head(status: u16, fields: HeaderMap) -> ResponseHeader {
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    parts.headers = fields;
+    ResponseHeader::from(parts)
 }
 
 /// `Retry-After` where the contract demands it: Axon's own word, else one second.
@@ -187,36 +211,70 @@ pub struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// Writes ids, the decision and where the request stands with the limits.
-    pub fn write(&self, head: &mut ResponseHeader) -> Result<(), Box<pingora::Error>> {
-        head.insert_header(HeaderName::from_static("x-correlation-id"), self.ids.correlation())?;
-        head.insert_header(HeaderName::from_static("x-request-id"), self.ids.request())?;
+    /// Adds ids, the decision and where the request stands with the limits.
+    pub fn write(&self, fields: &mut HeaderMap) {
+        fields.insert(CORRELATION_ID, self.ids.correlation_value().clone());
+        fields.insert(REQUEST_ID, self.ids.request_value().clone());
+        let mut text = Text(BytesMut::with_capacity(256));
         if let Some(decision) = self.decision {
-            let word = HeaderValue::from_static(if decision.allowed { "allowed" } else { "denied" });
-            head.insert_header(HeaderName::from_static("x-governance-decision"), word)?;
-            head.insert_header(HeaderName::from_static("x-governance-time-ms"), milliseconds(decision.took))?;
+            fields.insert(GOVERNANCE_DECISION, if decision.allowed { ALLOWED } else { DENIED });
+            fields.insert(GOVERNANCE_TIME, text.add(&milliseconds(decision.took)).take());
         }
         if let Some(headline) = self.standing.headline() {
             let verdict = &headline.verdict;
             let reset = self.now.unix_nanos + verdict.reset_after.as_nanos() as u64;
-            head.insert_header(HeaderName::from_static("x-ratelimit-limit"), u64::from(verdict.limit))?;
-            head.insert_header(HeaderName::from_static("x-ratelimit-remaining"), u64::from(verdict.remaining))?;
-            head.insert_header(HeaderName::from_static("x-ratelimit-reset"), reset.div_ceil(1_000_000_000))?;
+            fields.insert(LIMIT, text.number(u64::from(verdict.limit)).take());
+            fields.insert(REMAINING, text.number(u64::from(verdict.remaining)).take());
+            fields.insert(RESET, text.number(reset.div_ceil(1_000_000_000)).take());
         }
-        if !self.standing.limits().is_empty() {
-            // draft-ietf-httpapi-ratelimit-headers-10: one item per policy, `q` quota and `w` window in
-            // seconds; `r` what remains and `t` seconds until more is available.
-            let (mut policy, mut state) = (String::with_capacity(96), String::with_capacity(96));
-            for stood in self.standing.limits() {
-                let comma = if policy.is_empty() { "" } else { ", " };
-                let window = stood.rate.per.as_secs().max(1);
-                let _ = write!(policy, r#"{comma}"{}";q={};w={window}"#, stood.limit, stood.rate.count);
-                let (remaining, t) = (stood.verdict.remaining, seconds_up(stood.verdict.next_after));
-                let _ = write!(state, r#"{comma}"{}";r={remaining};t={t}"#, stood.limit);
-            }
-            head.insert_header(HeaderName::from_static("ratelimit-policy"), policy)?;
-            head.insert_header(HeaderName::from_static("ratelimit"), state)?;
+        // draft-ietf-httpapi-ratelimit-headers-10: one item per policy, `q` quota and `w` window in seconds;
+        // `r` what remains and `t` seconds until more is available.
+        for (n, stood) in self.standing.limits().iter().enumerate() {
+            let window = stood.rate.per.as_secs().max(1);
+            text.add(if n == 0 { "\"" } else { ", \"" }).add(stood.limit);
+            text.add("\";q=").number(u64::from(stood.rate.count)).add(";w=").number(window);
         }
-        Ok(())
+        if !text.0.is_empty() {
+            fields.insert(RATE_LIMIT_POLICY, text.take());
+        }
+        for (n, stood) in self.standing.limits().iter().enumerate() {
+            text.add(if n == 0 { "\"" } else { ", \"" }).add(stood.limit);
+            text.add("\";r=").number(u64::from(stood.verdict.remaining));
+            text.add(";t=").number(seconds_up(stood.verdict.next_after));
+        }
+        if !text.0.is_empty() {
+            fields.insert(RATE_LIMIT, text.take());
+        }
+    }
+}
+
+/// Header values that share one allocation.
+struct Text(BytesMut);
+
+impl Text {
+    fn add(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.add(itoa::Buffer::new().format(number))
+    }
+
+    /// What was added since the last value. All of it is visible ASCII.
+    fn take(&mut self) -> HeaderValue {
+        HeaderValue::from_maybe_shared(self.0.split().freeze()).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_keep_their_zeros() {
+        for (micros, want) in [(0, "0.000"), (12, "0.012"), (1_000, "1.000"), (45_007, "45.007"), (999_999, "999.999")] {
+            assert_eq!(milliseconds(Duration::from_micros(micros)), want);
+        }
     }
 }

@@ -8,7 +8,15 @@
     reason = "a test fails by panicking"
 )]
 
+mod clients;
+mod commands;
 mod dispatch;
+mod forwarding;
+mod front_door;
+mod governance;
 mod harness;
 mod layers;
+mod limits;
+mod observability;
+mod reload;
 mod sigv4_suite;

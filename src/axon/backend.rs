@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -33,32 +34,43 @@ impl BackendMetrics {
 pub struct Backend {
     address: SocketAddr,
     label: String,
+    authority: HeaderValue,
     in_flight: AtomicU32,
     reachable: AtomicBool,
     /// Newest last: the one used next is the one most likely alive.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Box<Connection>>>,
     metrics: BackendMetrics,
 }
 
 impl Backend {
-    /// `label` is the authority, `host:port`. A backend is taken to be reachable until a connect fails.
-    pub fn new(address: SocketAddr, label: String, metrics: BackendMetrics) -> Arc<Self> {
+    /// A backend is taken to be reachable until a connect fails.
+    ///
+    /// # Errors
+    /// One line for the operator when the authority, `host:port`, cannot stand in a header.
+    pub fn new(address: SocketAddr, authority: &str, metrics: BackendMetrics) -> Result<Arc<Self>, String> {
+        let value = HeaderValue::from_str(authority).map_err(|e| format!("endpoint `{authority}`: {e}"))?;
         metrics.healthy.set(1);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             address,
-            label,
+            label: authority.to_owned(),
+            authority: value,
             in_flight: AtomicU32::new(0),
             reachable: AtomicBool::new(true),
             idle: Mutex::new(Vec::new()),
             metrics,
-        })
+        }))
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `host:port`, for the `Host` header, logs and labels.
+    /// The value of the `Host` header.
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
+    /// `host:port`, for logs and labels.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -96,7 +108,7 @@ impl Backend {
     }
 
     /// An idle connection that is still open.
-    pub fn take_idle(&self) -> Option<Connection> {
+    pub fn take_idle(&self) -> Option<Box<Connection>> {
         loop {
             // The lock is held for the pop alone; the look at the connection comes after.
             let mut connection = self.idle.lock().pop()?;
@@ -107,7 +119,7 @@ impl Backend {
     }
 
     /// Gives a connection back; the oldest of more than `keep` is closed.
-    pub fn put_idle(&self, connection: Connection, keep: usize) {
+    pub fn put_idle(&self, connection: Box<Connection>, keep: usize) {
         if keep == 0 {
             return;
         }
@@ -125,7 +137,7 @@ impl Backend {
         let limit = now_ticks.saturating_sub(age.as_nanos() as u64);
         let mut idle = self.idle.lock();
         let stale = idle.iter().take_while(|c| c.idle_since() < limit).count();
-        let closed: Vec<Connection> = idle.drain(..stale).collect();
+        let closed: Vec<Box<Connection>> = idle.drain(..stale).collect();
         drop(idle);
         drop(closed);
     }

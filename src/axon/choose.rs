@@ -55,7 +55,7 @@ mod tests {
         (1..=n)
             .map(|port| {
                 let label = format!("127.0.0.1:{port}");
-                Backend::new(([127, 0, 0, 1], port).into(), label.clone(), metrics.backend(&label))
+                Backend::new(([127, 0, 0, 1], port).into(), &label, metrics.backend(&label)).expect("a backend")
             })
             .collect()
     }

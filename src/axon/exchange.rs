@@ -23,7 +23,7 @@ pub struct Exchange {
     /// The end of the body was seen; one of unknown length does not tell it again.
     pub(super) ended: bool,
     pub(super) announced: Option<u64>,
-    pub(super) connection: Connection,
+    pub(super) connection: Box<Connection>,
     pub(super) backend: Arc<Backend>,
     pub(super) began: Moment,
     pub(super) total: Instant,
@@ -68,7 +68,7 @@ impl Exchange {
     }
 
     /// Whether all of the body was read.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.ended || self.body.is_end_stream()
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
@@ -26,7 +26,7 @@ use crate::request::correlation::Ids;
 use crate::snapshot::settings::UpstreamMethod;
 
 /// The caller's headers that Axon gets to see; everything else is Orbit's own.
-const PASSED_ON: [HeaderName; 7] = [
+static PASSED_ON: [HeaderName; 7] = [
     http::header::ACCEPT,
     http::header::ACCEPT_LANGUAGE,
     HeaderName::from_static("idempotency-key"),
@@ -37,6 +37,7 @@ const PASSED_ON: [HeaderName; 7] = [
 ];
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 const REQUEST: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An admitted dispatch on its way out.
@@ -88,6 +89,7 @@ async fn search(
     current: &mut Option<Arc<Backend>>,
 ) -> Result<Exchange, Rejection> {
     let total = Instant::now() + upstream.settings.timeouts.total;
+    let any_reachable = upstream.any_reachable();
     let mut tried = Tried::default();
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
     while let Some(index) = choose(&upstream.backends, tried, outgoing.ids.random().rotate_left(7 * calls.len() as u32)) {
@@ -104,7 +106,10 @@ async fn search(
             }
         };
         calls.push(call(backend, outcome, &rejection, clock.now(), began));
-        last = rejection;
+        // That the one tried in vain was known to be unreachable is what the client should know.
+        if any_reachable {
+            last = rejection;
+        }
         if Instant::now() >= total {
             break;
         }
@@ -184,7 +189,7 @@ async fn ask(
     })
 }
 
-async fn connect(backend: &Backend, deadline: Instant) -> Result<Connection, Miss> {
+async fn connect(backend: &Backend, deadline: Instant) -> Result<Box<Connection>, Miss> {
     let (outcome, issue, why) = match timeout_at(deadline, Connection::open(backend.address())).await {
         Ok(Ok(connection)) => {
             note_reachable(backend, true, "connected");
@@ -211,26 +216,26 @@ fn request(
         UpstreamMethod::Get => (Method::GET, Bytes::new()),
     };
     let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(HOST, value(backend.label().as_bytes())?);
+    headers.insert(HOST, backend.authority().clone());
     if asked.method == UpstreamMethod::Post {
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(CONTENT_LENGTH, body.len().into());
     }
-    let hop_by_hop: Vec<&[u8]> = outgoing.head.all(b"connection").collect();
-    for name in PASSED_ON.iter().filter(|name| !is_nominated(name, hop_by_hop.iter().copied())) {
-        for passed in outgoing.head.all(name.as_str().as_bytes()) {
-            headers.append(name.clone(), value(passed)?);
+    for (name, passed) in outgoing.head.fields() {
+        let known = PASSED_ON.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name));
+        if let Some(known) = known.filter(|known| !is_nominated(known, outgoing.head.all(b"connection"))) {
+            headers.append(known.clone(), value(passed)?);
         }
     }
-    headers.insert(CORRELATION, value(outgoing.ids.correlation().as_bytes())?);
-    headers.insert(REQUEST, value(outgoing.ids.request().as_bytes())?);
-    headers.insert("x-forwarded-for", value(outgoing.client.to_string().as_bytes())?);
+    headers.insert(CORRELATION, outgoing.ids.correlation_value().clone());
+    headers.insert(REQUEST, outgoing.ids.request_value().clone());
+    headers.insert(FORWARDED_FOR, value(outgoing.client.to_string().as_bytes())?);
     if let Some(signer) = &upstream.signer {
         signer.sign_headers(method.as_str(), backend.label(), &asked.path, &mut headers, &body, now)?;
     }
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
-    *request.uri_mut() = asked.path.parse::<Uri>().map_err(|e| e.to_string())?;
+    *request.uri_mut() = upstream.target.clone();
     *request.headers_mut() = headers;
     Ok(request)
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use http::Uri;
 use tokio::net::TcpStream;
 
 use crate::auth::Signer;
@@ -20,6 +21,8 @@ pub struct Upstream {
     pub backends: Vec<Arc<Backend>>,
     pub settings: settings::Upstream,
     pub signer: Option<Signer>,
+    /// `request.path`, parsed once.
+    pub target: Uri,
 }
 
 impl Upstream {
@@ -37,8 +40,8 @@ impl Upstream {
             .unwrap_or_default();
         let backends = settings.endpoints.iter().map(|endpoint| {
             match known.get(&(endpoint.address, endpoint.authority.as_str())) {
-                Some(backend) => Arc::clone(backend),
-                None => Backend::new(endpoint.address, endpoint.authority.clone(), metrics(&endpoint.authority)),
+                Some(backend) => Ok(Arc::clone(backend)),
+                None => Backend::new(endpoint.address, &endpoint.authority, metrics(&endpoint.authority)),
             }
         });
         let signer = settings.sign.as_ref().map(|sign| {
@@ -51,7 +54,9 @@ impl Upstream {
                 &sign.service,
             )
         });
-        Ok(Self { backends: backends.collect(), signer, settings: settings.clone() })
+        let target = settings.request.path.parse().map_err(|e| format!("`upstreams.request.path`: {e}"))?;
+        let backends = backends.collect::<Result<_, String>>()?;
+        Ok(Self { backends, signer, target, settings: settings.clone() })
     }
 
     /// Whether any backend could be connected to when last tried.

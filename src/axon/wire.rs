@@ -47,7 +47,7 @@ impl Connection {
     ///
     /// # Errors
     /// The operating system's, or hyper's as `Other`.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+    pub async fn open(address: SocketAddr) -> io::Result<Box<Self>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, driver) = http1::Builder::new()
@@ -56,7 +56,8 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Some(driver), idle_since: 0 })
+        // Boxed, because it goes from hand to hand and is large.
+        Ok(Box::new(Self { sender, driver: Some(driver), idle_since: 0 }))
     }
 
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
@@ -66,10 +67,7 @@ impl Connection {
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
-        poll_fn(|cx| {
-            drive(driver, cx);
-            answer.as_mut().poll(cx)
-        })
+        poll_fn(|cx| driven(driver, cx, |cx| answer.as_mut().poll(cx)))
         .await
         .map_err(|mut failed| match failed.take_message() {
             Some(_) => Failure::Unsent,
@@ -80,8 +78,7 @@ impl Connection {
     /// The next bytes of the answer's body, `None` at its end. Trailers are dropped.
     pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
         let driver = &mut self.driver;
-        poll_fn(|cx| {
-            drive(driver, cx);
+        let mut next = |cx: &mut Context<'_>| {
             loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -93,8 +90,8 @@ impl Connection {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-        })
-        .await
+        };
+        poll_fn(|cx| driven(driver, cx, &mut next)).await
     }
 
     /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
@@ -113,6 +110,25 @@ impl Connection {
     pub fn idle_since(&self) -> u64 {
         self.idle_since
     }
+}
+
+/// Polls what waits for the connection, and the connection.
+///
+/// The two tell each other through channels that wake whoever polled last; with the task's own waker each
+/// step would schedule the task again for nothing. So the task's waker goes only to the connection, whose
+/// wakes come from the socket, and what waits for it is asked again after each of its steps.
+fn driven<T>(
+    driver: &mut Option<Driver>,
+    cx: &mut Context<'_>,
+    mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    let quiet = &mut Context::from_waker(Waker::noop());
+    drive(driver, quiet);
+    if let Poll::Ready(done) = waiting(quiet) {
+        return Poll::Ready(done);
+    }
+    drive(driver, cx);
+    waiting(quiet)
 }
 
 /// Lets the connection read and write what it can. An error of the driver reaches the caller through

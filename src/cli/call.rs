@@ -78,7 +78,7 @@ pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
     };
     let context: Map<String, Value> = args.context.iter().cloned().collect();
     let body = sample::body(&args.intent, context);
-    let now = SystemClock::new().now();
+    let now = SystemClock::shared().now();
     let answered = runtime.block_on(async {
         let sent = sample::dispatch(address, authority.as_str(), &signer, body, args.correlation_id.as_deref(), now);
         tokio::time::timeout(Duration::from_secs(args.timeout), sent).await

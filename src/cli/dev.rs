@@ -61,7 +61,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         (Ok(directory), Ok(runtime)) => (directory, runtime),
         (Err(e), _) | (_, Err(e)) => return failed(e),
     };
-    let clock = SystemClock::new();
+    let clock = SystemClock::shared();
     let outcome = runtime.block_on(async {
         let signals = Signals::new().map_err(|e| e.to_string())?;
         let axon = start_axon().await.map_err(|e| format!("cannot start the embedded Axon: {e}"))?;

@@ -43,7 +43,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
     let parts = Parts {
         config: args.config.clone(),
         environment,
-        clock: SystemClock::new(),
+        clock: SystemClock::shared(),
         ids: UuidV7::source(),
         seed: Uuid::new_v4().as_u128() as u64,
         sink,

@@ -9,6 +9,7 @@
 mod chunks;
 mod stream;
 
+use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,7 +195,7 @@ impl Edge {
         if matches!(sent.await, Ok(Ok(()))) {
             stream.linger().await;
         }
-        let mut observation = Observation::begin(ids, None, Endpoint::Other, began);
+        let mut observation = Observation::begin(&ids, None, Endpoint::Other, began);
         observation.status = answer.status;
         observation.ended = gateway.clock.now();
         observation.refusal = Some(rejection);
@@ -228,10 +229,9 @@ struct Essence {
 /// Takes the body from the bytes `behind` the head when its length is known, which spares Pingora a buffer.
 /// What is then still behind is the next request: it is not served, and the connection ends with this answer.
 fn essence(head: &Head, behind: &mut BytesMut) -> Essence {
-    let (length, framing) = match head.framing() {
-        Framing::None => (0, String::new()),
-        Framing::Length(length) => (length, format!("Content-Length: {length}\r\n")),
-        Framing::Chunked => (0, "Transfer-Encoding: chunked\r\n".to_owned()),
+    let length = match head.framing() {
+        Framing::None | Framing::Chunked => 0,
+        Framing::Length(length) => length,
     };
     let body = behind.split_to(length.min(behind.len() as u64) as usize);
     let ahead = head.framing() != Framing::Chunked && !behind.is_empty();
@@ -239,9 +239,13 @@ fn essence(head: &Head, behind: &mut BytesMut) -> Essence {
     let version = if head.is_http10() { "1.0" } else { "1.1" };
     let connection = if head.keeps_connection() && !ahead { "keep-alive" } else { "close" };
     let mut bytes = BytesMut::with_capacity(128 + body.len());
-    bytes.extend_from_slice(
-        format!("{method} / HTTP/{version}\r\n{framing}Connection: {connection}\r\n\r\n").as_bytes(),
-    );
+    // Writing to a buffer that grows cannot fail.
+    let _ = write!(bytes, "{method} / HTTP/{version}\r\nConnection: {connection}\r\n");
+    let _ = match head.framing() {
+        Framing::None => write!(bytes, "\r\n"),
+        Framing::Length(length) => write!(bytes, "Content-Length: {length}\r\n\r\n"),
+        Framing::Chunked => write!(bytes, "Transfer-Encoding: chunked\r\n\r\n"),
+    };
     bytes.extend_from_slice(&body);
     Essence { bytes, body: body.len() as u64 }
 }

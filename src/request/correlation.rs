@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrayvec::ArrayString;
+use bytes::BytesMut;
+use http::HeaderValue;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::clock::Moment;
@@ -38,8 +39,8 @@ impl IdSource for UuidV7 {
 /// Both ids of one request.
 #[derive(Debug, Clone)]
 pub struct Ids {
-    correlation: ArrayString<CORRELATION_CHARS_MAX>,
-    request: ArrayString<36>,
+    correlation: HeaderValue,
+    request: HeaderValue,
     random: u64,
 }
 
@@ -53,20 +54,37 @@ impl Ids {
             Some(One::Single(value)) if is_correlation_id(value) => std::str::from_utf8(value).ok(),
             _ => None,
         };
+        let mut made = Uuid::encode_buffer();
         let correlation = match given {
-            Some(given) => ArrayString::from(given).unwrap_or_default(),
-            None => hyphenated(source.fresh(now)),
+            Some(given) => given,
+            None => source.fresh(now).hyphenated().encode_lower(&mut made),
         };
-        Self { correlation, request: hyphenated(request), random: request.as_u128() as u64 }
+        let mut buffer = Uuid::encode_buffer();
+        // Both travel as header values several times, so they are that from the start, in one allocation.
+        let mut both = BytesMut::with_capacity(correlation.len() + buffer.len());
+        both.extend_from_slice(correlation.as_bytes());
+        let correlation = value(both.split());
+        both.extend_from_slice(request.hyphenated().encode_lower(&mut buffer).as_bytes());
+        Self { correlation, request: value(both), random: request.as_u128() as u64 }
     }
 
     /// The correlation id: `A-Z a-z 0-9 . _ : -` only.
     pub fn correlation(&self) -> &str {
+        self.correlation.to_str().unwrap_or_default()
+    }
+
+    /// The correlation id for a header.
+    pub fn correlation_value(&self) -> &HeaderValue {
         &self.correlation
     }
 
     /// The request id, a hyphenated UUID.
     pub fn request(&self) -> &str {
+        self.request.to_str().unwrap_or_default()
+    }
+
+    /// The request id for a header.
+    pub fn request_value(&self) -> &HeaderValue {
         &self.request
     }
 
@@ -76,9 +94,9 @@ impl Ids {
     }
 }
 
-fn hyphenated<const N: usize>(id: Uuid) -> ArrayString<N> {
-    let mut buffer = Uuid::encode_buffer();
-    ArrayString::from(id.hyphenated().encode_lower(&mut buffer)).unwrap_or_default()
+/// Ids are visible ASCII, which every header value may be.
+fn value(id: BytesMut) -> HeaderValue {
+    HeaderValue::from_maybe_shared(id.freeze()).unwrap_or(HeaderValue::from_static("-"))
 }
 
 fn is_correlation_id(value: &[u8]) -> bool {

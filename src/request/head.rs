@@ -342,7 +342,7 @@ fn field_line(bytes: &[u8], line: Span) -> Result<Field, Rejection> {
         return Err(bad("header", "header name is not a token"));
     }
     let value = text.get(colon + 1..).unwrap_or_default();
-    if !value.iter().all(|&b| b == b'\t' || b >= 0x20 && b != 0x7f) {
+    if !value.iter().all(|&b| is_value(b)) {
         return Err(bad("header", "control character in a header value"));
     }
     let blank = |b: &&u8| matches!(**b, b' ' | b'\t');
@@ -378,7 +378,35 @@ fn origin_form(bytes: &[u8], target: Span, host: &[u8]) -> Result<Span, Rejectio
 
 /// `tchar` of RFC 9110, section 5.6.2.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    CLASSES.get(usize::from(byte)).is_some_and(|class| class & TOKEN != 0)
+}
+
+/// What may stand in a field value: visible, blank, or above ASCII (RFC 9110, section 5.5).
+fn is_value(byte: u8) -> bool {
+    CLASSES.get(usize::from(byte)).is_some_and(|class| class & VALUE != 0)
+}
+
+const TOKEN: u8 = 1;
+const VALUE: u8 = 2;
+/// The classes of every byte; heads are looked at byte by byte, so each look is one load.
+const CLASSES: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut classes = [0; 256];
+    let mut rest: &mut [u8] = &mut classes;
+    let mut byte = 0u8;
+    while let [class, tail @ ..] = rest {
+        let mark = matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        if byte.is_ascii_alphanumeric() || mark {
+            *class |= TOKEN;
+        }
+        if byte == b'\t' || byte >= 0x20 && byte != 0x7f {
+            *class |= VALUE;
+        }
+        byte = byte.wrapping_add(1);
+        rest = tail;
+    }
+    classes
 }
 
 /// A host name, an IPv4 address or a bracketed IPv6 address, with an optional port.
@@ -386,7 +414,7 @@ fn is_authority(host: &[u8]) -> bool {
     let (name, port) = if host.first() == Some(&b'[') {
         let Some(end) = memchr(b']', host) else { return false };
         let inside = host.get(1..end).and_then(|i| std::str::from_utf8(i).ok());
-        if !inside.is_some_and(|i| i.parse::<std::net::Ipv6Addr>().is_ok()) {
+        if inside.is_none_or(|i| i.parse::<std::net::Ipv6Addr>().is_err()) {
             return false;
         }
         (&b"v6"[..], host.get(end + 1..).unwrap_or_default())
@@ -490,6 +518,14 @@ mod tests {
         ] {
             let refused = parse(&format!("{line}\r\nHost: a\r\n\r\n")).expect_err(line);
             assert_eq!(refused.code, Code::InvalidRequest, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_and_values_are_those_of_the_specification() {
+        for byte in 0..=255u8 {
+            let token = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!((is_token(byte), is_value(byte)), (token, byte == 9 || byte >= 32 && byte != 127), "{byte}");
         }
     }
 

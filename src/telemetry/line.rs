@@ -23,9 +23,10 @@ pub enum LineFormat {
 
 impl LineFormat {
     /// Appends the lines of one observation, those that are at least as severe as `least`.
-    pub fn write(self, observation: &Observation, least: LevelFilter, out: &mut Vec<u8>) {
+    pub fn write(self, observation: &Observation<'_>, least: LevelFilter, out: &mut Vec<u8>) {
         let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(observation.ended.unix_nanos));
-        let mut lines = Lines { format: self, least, at, id: observation.ids.correlation(), out };
+        let at = at.to_string();
+        let mut lines = Lines { format: self, least, at: &at, id: observation.ids.correlation(), out };
 
         if let Some(decision) = &observation.decision {
             let word = if decision.allowed { "allowed" } else { "denied" };
@@ -53,7 +54,7 @@ impl LineFormat {
             lines.event(level, "REFUSED", |line| line.text(refusal.code.name(), &refusal.why, "code", "why"));
         }
         lines.event(Level::Info, "REQUEST", |line| {
-            let (method, path) = observation.head.as_ref().map_or(("-", "-"), |h| (h.method(), h.path()));
+            let (method, path) = observation.head.map_or(("-", "-"), |h| (h.method(), h.path()));
             line.request(method, path, observation.status, observation.took());
             line.json_only("request_id", observation.ids.request());
         });
@@ -63,7 +64,7 @@ impl LineFormat {
 struct Lines<'a> {
     format: LineFormat,
     least: LevelFilter,
-    at: humantime::Rfc3339Timestamp,
+    at: &'a str,
     id: &'a str,
     out: &'a mut Vec<u8>,
 }
@@ -73,15 +74,22 @@ impl Lines<'_> {
         if level > self.least {
             return;
         }
-        // Writing to a Vec cannot fail.
-        let _ = match self.format {
-            LineFormat::Text => write!(self.out, "{} [{level}] {event} [{}] ", self.at, self.id),
-            LineFormat::Json => write!(
-                self.out,
-                r#"{{"timestamp":"{}","level":"{level}","event":"{event}","correlation_id":"{}""#,
-                self.at, self.id
-            ),
+        let level = level.as_str();
+        let parts: [&str; 9] = match self.format {
+            LineFormat::Text => [self.at, " [", level, "] ", event, " [", self.id, "] ", ""],
+            LineFormat::Json => [
+                r#"{"timestamp":""#,
+                self.at,
+                r#"","level":""#,
+                level,
+                r#"","event":""#,
+                event,
+                r#"","correlation_id":""#,
+                self.id,
+                r#"""#,
+            ],
         };
+        parts.iter().for_each(|part| self.out.extend_from_slice(part.as_bytes()));
         rest(&mut Line { format: self.format, out: self.out });
         self.out.extend_from_slice(match self.format {
             LineFormat::Text => b"\n",

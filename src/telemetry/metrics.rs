@@ -126,7 +126,7 @@ impl Metrics {
     }
 
     /// Counts one request.
-    pub fn count(&self, observation: &Observation) {
+    pub fn count(&self, observation: &Observation<'_>) {
         self.requests(observation.method(), observation.endpoint, observation.status).inc();
         let endpoint = Endpoint::ALL.iter().position(|e| *e == observation.endpoint);
         if let Some(histogram) = endpoint.and_then(|at| self.request_duration.get(at)) {

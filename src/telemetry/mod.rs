@@ -12,6 +12,9 @@ pub use line::LineFormat;
 pub use metrics::Metrics;
 pub use sink::Sink;
 
+/// The lines of one request usually fit.
+const LINES_BYTES_USUAL: usize = 512;
+
 /// Everything that observations are told to.
 pub struct Telemetry {
     pub metrics: Metrics,
@@ -20,10 +23,12 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Tells one observation: counted always, logged as `lines` says. The only caller of both.
-    pub fn observe(&self, observation: &Observation, lines: Option<(LineFormat, LevelFilter)>) {
+    pub fn observe(&self, observation: &Observation<'_>, lines: Option<(LineFormat, LevelFilter)>) {
         self.metrics.count(observation);
         if let Some((format, least)) = lines {
-            self.sink.write_with(|out| format.write(observation, least, out));
+            let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
+            format.write(observation, least, &mut lines);
+            self.sink.append(&lines);
         }
     }
 }

@@ -56,16 +56,16 @@ impl Sink {
         Ok((Self { shared: shared.clone() }, SinkGuard { shared, writer: Some(writer) }))
     }
 
-    /// Lets `write` append whole lines.
-    pub fn write_with(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends whole lines.
+    pub fn append(&self, lines: &[u8]) {
         let mut waiting = self.shared.waiting.lock();
         let before = waiting.len();
         if before >= WAITING_BYTES_MAX {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        write(&mut waiting);
-        if before == 0 && waiting.len() > before {
+        waiting.extend_from_slice(lines);
+        if before == 0 && !waiting.is_empty() {
             self.shared.awake.notify_one();
         }
     }
@@ -79,7 +79,7 @@ impl Sink {
 /// For `env_logger`, whose records are whole lines.
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.write_with(|lines| lines.extend_from_slice(bytes));
+        self.append(bytes);
         Ok(bytes.len())
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let (sink, guard) = Sink::start(Stuck(sender)).expect("start");
         let line = [b'x'; 64 * 1024];
         for _ in 0..200 {
-            sink.write_with(|lines| lines.extend_from_slice(&line));
+            sink.append(&line);
         }
         assert!(sink.dropped() > 0);
         drop(receiver);

@@ -50,6 +50,7 @@ impl Axon {
     pub async fn stop(mut self) -> Refusing {
         self.accepting.abort();
         let _ = within(&mut self.accepting).await;
+        self.all_closed().await;
         Refusing { addr: self.addr, socket: self.spare.take().expect("an Axon stops once") }
     }
 
@@ -714,8 +715,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.count(|c| c.accepted += 1);
         let next = shared.script().accepts.pop_front().unwrap_or(Accept::Serve);
         let shared = shared.clone();
+        let closed = Closed(shared.clone());
         connections.spawn(async move {
-            let closed = Closed(shared.clone());
+            let closed = closed;
             let wire = Wire::new(stream);
             match next {
                 Accept::Serve => serve(&shared, wire, number).await,

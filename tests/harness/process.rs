@@ -35,7 +35,7 @@ pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl Into
 
 /// The time that children see, for signing.
 pub fn real_now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(SystemClock::new().now().unix_nanos)
+    UNIX_EPOCH + Duration::from_nanos(SystemClock::shared().now().unix_nanos)
 }
 
 /// A running child; killed when dropped.

@@ -1,5 +1,7 @@
 //! The whole way to admission, without a socket: ids, limits, signature, JSON, 100 policies.
 
+#![allow(clippy::expect_used, reason = "a bench that cannot start has nothing to measure")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -79,7 +81,12 @@ fn head() -> Head {
     let (instructions, _) = sign(request, &params).expect("signed").into_parts();
     let mut raw = String::from("POST /dispatch HTTP/1.1\r\n");
     let signed: Vec<(&str, &str)> = instructions.headers().collect();
-    let others = [("user-agent", "bench/1.0"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate"), ("connection", "keep-alive")];
+    let others = [
+        ("user-agent", "bench/1.0"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, deflate"),
+        ("connection", "keep-alive"),
+    ];
     for (name, value) in headers.into_iter().chain(signed).chain(others) {
         raw.push_str(&format!("{name}: {value}\r\n"));
     }

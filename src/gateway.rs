@@ -29,7 +29,7 @@ use crate::local::VERSION;
 use crate::observation::Observation;
 use crate::proxy::Proxy;
 use crate::request::correlation::IdSource;
-use crate::snapshot::settings::{LogFormat, Loaded, Settings};
+use crate::snapshot::settings::{Loaded, LogFormat, Settings};
 use crate::snapshot::{Ingredients, Snapshot};
 use crate::telemetry::{LineFormat, Metrics, Sink, Telemetry};
 
@@ -147,8 +147,7 @@ impl Orbit {
         let mut started = loaded.settings.clone();
         (started.keys, started.policies, started.upstream.sign) = (Vec::new(), Vec::new(), None);
         let metrics = Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?;
-        let ingredients =
-            Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: parts.seed };
+        let ingredients = Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: parts.seed };
         let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
         metrics.started(snapshot.generation);
 
@@ -275,9 +274,7 @@ impl Drop for Orbit {
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refused::Configuration(problems) => {
-                problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))
-            }
+            Refused::Configuration(problems) => problems.iter().try_for_each(|problem| writeln!(f, "{problem}")),
             Refused::Parts(lines) => f.write_str(&lines.join("\n")),
             Refused::Bind(address, e) => write!(f, "cannot listen on {address}: {e}"),
             Refused::System(e) => f.write_str(e),

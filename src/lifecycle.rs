@@ -57,7 +57,9 @@ impl Signals {
 
 fn report(result: Result<Reloaded, Refused>) {
     match result {
-        Ok(Reloaded::Unchanged { generation }) => log::info!("reload: nothing changed, generation {generation} goes on"),
+        Ok(Reloaded::Unchanged { generation }) => {
+            log::info!("reload: nothing changed, generation {generation} goes on")
+        }
         Ok(Reloaded::Accepted { generation, restart }) => {
             log::info!("reload: generation {generation} is in force");
             for name in restart {

@@ -57,8 +57,7 @@ pub fn metrics(text: String, head: &Head) -> Answer {
         One::Absent | One::Repeated => false,
     };
     if wants_open {
-        let content_type =
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
         return Answer { content_type, ..Answer::json(200, open_metrics(&text)) };
     }
     Answer { content_type: HeaderValue::from_static(CONTENT_TYPE), ..Answer::json(200, text) }

@@ -106,9 +106,10 @@ fn door(arrival: &Arrival, standing: &mut Standing) -> Result<IpAddr, Stop> {
 
 /// A place among the requests in flight, given back when the request ends, however it ends.
 fn capacity(snapshot: &Snapshot) -> Result<Permit, Stop> {
-    snapshot.capacity.acquire().ok_or_else(|| {
-        Stop::Rejected(Rejection::unavailable("overload", "listen.in_flight requests are being served"))
-    })
+    snapshot
+        .capacity
+        .acquire()
+        .ok_or_else(|| Stop::Rejected(Rejection::unavailable("overload", "listen.in_flight requests are being served")))
 }
 
 /// Step 7: the body as a dispatch.
@@ -157,4 +158,3 @@ fn rejected(refusal: Refusal) -> Stop {
         }
     }
 }
-

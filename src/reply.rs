@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn milliseconds_keep_their_zeros() {
-        for (micros, want) in [(0, "0.000"), (12, "0.012"), (1_000, "1.000"), (45_007, "45.007"), (999_999, "999.999")] {
+        for (micros, want) in [(0, "0.000"), (12, "0.012"), (1_000, "1.000"), (45_007, "45.007"), (999_999, "999.999")]
+        {
             assert_eq!(milliseconds(Duration::from_micros(micros)), want);
         }
     }

@@ -1,7 +1,6 @@
 //! A new configuration under running traffic, and the way down.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use orbit::gateway::{Refused, Reloaded};
 use tokio::net::TcpStream;
@@ -13,7 +12,6 @@ use crate::harness::check::{Kind, contract, rate_limit};
 use crate::harness::client::{Client, Ending, Response, Signing, get, within};
 use crate::harness::gateway::{ACCESS_KEY, BODY, Gateway, Setup, signing};
 
-const SECOND: Duration = Duration::from_secs(1);
 const HIGH: &str = "{ rate: 50000/s }";
 
 fn setup(axon: &Axon) -> Setup {

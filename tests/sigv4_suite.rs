@@ -626,7 +626,7 @@ fn bytes_that_are_no_text_are_bound() {
     let keyring = ring(key(ID, SECRET, None));
     let end = format!("host:a\nx-amz-date:{NOW_BASIC}\n\nhost;x-amz-date\n");
     let fields = [("Host", "a"), ("X-Amz-Date", NOW_BASIC)];
-    let request = seal(Request::new("GET", "/?x=%FF", &fields, b""), &format!("GET\n/\nx=%FF\n{end}"), NOW);
+    let request = seal(Request::new("GET", "/?x=%FF", &fields, b""), format!("GET\n/\nx=%FF\n{end}"), NOW);
     assert_eq!(verdict(&request, &keyring), "accepted");
     for other in ["/?x=%FE", "/?x=%EF%BF%BD", "/?x="] {
         let altered = Request { target: other.into(), ..request.clone() };
@@ -793,7 +793,7 @@ fn the_encoding_level_is_fixed() {
         ("/a%2Fb", "/a%2Fb", "mismatch"),
         ("/a/b", "/a%2Fb", "mismatch"),
     ] {
-        let request = seal(Request::new("GET", target, &fields, b""), &format!("GET\n{canonical}{end}"), NOW);
+        let request = seal(Request::new("GET", target, &fields, b""), format!("GET\n{canonical}{end}"), NOW);
         assert_eq!(verdict(&request, &keyring), expected, "{target} signed as {canonical}");
     }
     // A plus sign signed as `%2B` by two clients could stand for a space once relayed.
@@ -804,7 +804,7 @@ fn the_encoding_level_is_fixed() {
         ("/?a=b%2Bc", "a=b%20c", "mismatch"),
         ("/?a=b%20c", "a=b%2520c", "mismatch"),
     ] {
-        let request = seal(Request::new("GET", target, &fields, b""), &format!("GET\n/\n{query}\n{end}"), NOW);
+        let request = seal(Request::new("GET", target, &fields, b""), format!("GET\n/\n{query}\n{end}"), NOW);
         assert_eq!(verdict(&request, &keyring), expected, "{target} signed as {query}");
     }
 }

@@ -38,6 +38,7 @@ pub struct Backend {
     in_flight: AtomicU32,
     reachable: AtomicBool,
     /// Newest last: the one used next is the one most likely alive.
+    #[allow(clippy::vec_box, reason = "they come and go as boxes, and are large")]
     idle: Mutex<Vec<Box<Connection>>>,
     metrics: BackendMetrics,
 }

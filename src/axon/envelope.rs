@@ -126,8 +126,12 @@ mod tests {
     use super::*;
 
     fn wrapped(answer: &str) -> Option<String> {
-        let added =
-            Added { correlation_id: "c-1", timestamp: "2024-01-15T10:30:00Z", reason: "Request authorized", decision_time_ms: "0.012" };
+        let added = Added {
+            correlation_id: "c-1",
+            timestamp: "2024-01-15T10:30:00Z",
+            reason: "Request authorized",
+            decision_time_ms: "0.012",
+        };
         wrap(answer.as_bytes(), &added).map(|e| String::from_utf8(e.body).expect("text"))
     }
 
@@ -152,7 +156,10 @@ mod tests {
 
     #[test]
     fn escaped_names_cannot_hide_a_member() {
-        assert_eq!(wrapped(r#"{"govern\u0061nce":{"allowed":false}}"#), Some(format!(r#"{{"status":"success",{TAIL}"#)));
+        assert_eq!(
+            wrapped(r#"{"govern\u0061nce":{"allowed":false}}"#),
+            Some(format!(r#"{{"status":"success",{TAIL}"#))
+        );
     }
 
     #[test]

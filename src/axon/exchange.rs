@@ -9,10 +9,10 @@ use http::response::Parts;
 use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout_at};
 
+use crate::axon::Backend;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
 use crate::axon::wire::Connection;
-use crate::axon::Backend;
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
 

@@ -92,7 +92,8 @@ async fn search(
     let any_reachable = upstream.any_reachable();
     let mut tried = Tried::default();
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
-    while let Some(index) = choose(&upstream.backends, tried, outgoing.ids.random().rotate_left(7 * calls.len() as u32)) {
+    while let Some(index) = choose(&upstream.backends, tried, outgoing.ids.random().rotate_left(7 * calls.len() as u32))
+    {
         let Some(backend) = upstream.backends.get(index) else { break };
         *current = Some(backend.clone());
         tried.add(index);

@@ -35,9 +35,8 @@ impl Upstream {
         predecessor: Option<&Upstream>,
         metrics: &dyn Fn(&str) -> BackendMetrics,
     ) -> Result<Self, String> {
-        let known: HashMap<(SocketAddr, &str), &Arc<Backend>> = predecessor
-            .map(|p| p.backends.iter().map(|b| ((b.address(), b.label()), b)).collect())
-            .unwrap_or_default();
+        let known: HashMap<(SocketAddr, &str), &Arc<Backend>> =
+            predecessor.map(|p| p.backends.iter().map(|b| ((b.address(), b.label()), b)).collect()).unwrap_or_default();
         let backends = settings.endpoints.iter().map(|endpoint| {
             match known.get(&(endpoint.address, endpoint.authority.as_str())) {
                 Some(backend) => Ok(Arc::clone(backend)),

@@ -67,11 +67,11 @@ impl Connection {
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         let mut answer = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
-        poll_fn(|cx| driven(driver, cx, |cx| answer.as_mut().poll(cx)))
-        .await
-        .map_err(|mut failed| match failed.take_message() {
-            Some(_) => Failure::Unsent,
-            None => Failure::Broken(failed.into_error()),
+        poll_fn(|cx| driven(driver, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
+            match failed.take_message() {
+                Some(_) => Failure::Unsent,
+                None => Failure::Broken(failed.into_error()),
+            }
         })
     }
 

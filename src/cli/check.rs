@@ -99,4 +99,3 @@ fn tell(args: &Args, report: &Report, valid: bool) {
         (false, count) => complain(&format!("{count} problem{}\n", if count == 1 { "" } else { "s" })),
     }
 }
-

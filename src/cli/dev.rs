@@ -165,7 +165,9 @@ fn write_files(directory: &Path, axon: SocketAddr, key: &MadeUp, port: u16) -> R
     let files = [("orbit.yaml", orbit), ("keys.yaml", keys.to_string()), ("policies.json", POLICY.to_owned())];
     for (name, text) in files {
         let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name));
-        written.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| format!("cannot write {name}: {e}"))?;
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|e| format!("cannot write {name}: {e}"))?;
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ enum Command {
     /// Check a configuration with everything it names, binding nothing
     Check(check::Args),
     /// Send a signed dispatch and print the answer
-    Call(call::Args),
+    Call(Box<call::Args>),
 }
 
 /// Parses the arguments and runs the command.

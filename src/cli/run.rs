@@ -53,6 +53,10 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         let orbit = Orbit::start(parts).await.map_err(|refused| explain(&refused, colour_of(&std::io::stderr())))?;
         for address in orbit.addresses() {
             log::info!("listening on {address}");
+            // With port 0 nobody could know it otherwise.
+            if !log::log_enabled!(log::Level::Info) {
+                complain(&format!("listening on {address}\n"));
+            }
         }
         Ok::<bool, String>(signals.serve(&orbit).await)
     });

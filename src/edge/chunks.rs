@@ -5,6 +5,8 @@
 //! Source: RFC 9112, section 7.1. Extensions are legal and ignored, trailers are legal and dropped, both
 //! within a bound.
 
+use crate::request::head::{is_token, is_value};
+
 /// Most bytes of chunk extensions in one body.
 const EXTENSION_BYTES_MAX: u32 = 1024;
 /// Most bytes of trailers in one body.
@@ -20,7 +22,8 @@ enum At {
     DataCr,
     DataLf,
     TrailerStart,
-    Trailer,
+    TrailerName,
+    TrailerValue,
     TrailerLf,
     FinalLf,
     Done,
@@ -89,13 +92,14 @@ impl ChunkAudit {
                 (At::DataLf, b'\n') => At::Size { digits: 0, value: 0 },
                 (At::DataCr | At::DataLf, _) => return Err(Sloppy("chunk data is longer than its size")),
                 (At::TrailerStart, b'\r') => At::FinalLf,
-                (At::TrailerStart, _) if byte.is_ascii_graphic() && byte != b':' => self.trailer(At::Trailer)?,
-                (At::Trailer, b'\r') => At::TrailerLf,
-                (At::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => self.trailer(At::Trailer)?,
+                (At::TrailerName, b':') => self.trailer(At::TrailerValue)?,
+                (At::TrailerStart | At::TrailerName, _) if is_token(byte) => self.trailer(At::TrailerName)?,
+                (At::TrailerValue, b'\r') => At::TrailerLf,
+                (At::TrailerValue, _) if is_value(byte) => self.trailer(At::TrailerValue)?,
                 (At::TrailerLf, b'\n') => At::TrailerStart,
                 (At::FinalLf, b'\n') => At::Done,
                 (At::SizeLf { .. } | At::TrailerLf | At::FinalLf, _) => return Err(Sloppy("lines must end in CRLF")),
-                (At::TrailerStart | At::Trailer, _) => return Err(Sloppy("malformed trailer")),
+                (At::TrailerStart | At::TrailerName | At::TrailerValue, _) => return Err(Sloppy("malformed trailer")),
                 (At::Data { .. }, _) => return Err(Sloppy("unreachable")),
             };
         }
@@ -157,6 +161,9 @@ mod tests {
             "0\n\r\n",
             "0\r\n folded\r\n\r\n",
             "0\r\nA: b\n\r\n",
+            "0\r\nno colon\r\n\r\n",
+            "0\r\nA : b\r\n\r\n",
+            "0\r\n: b\r\n\r\n",
             "5;a\nb\r\nhello\r\n0\r\n\r\n",
             "fffffffffffffffff\r\n",
             "5\r\rhello\r\n",

@@ -80,21 +80,23 @@ impl Edge {
 
         let connections = gateway.telemetry.metrics.connections.get();
         if connections > i64::from(gateway.snapshot().settings.listen.connections) {
+            // No lingering here: what is too much must not stay longer than it takes to say so.
             let rejection = Rejection::unavailable("overload", "listen.connections are open").closing();
-            return self.refuse(&mut stream, rejection, gateway.clock.now()).await;
+            self.refuse(&mut stream, rejection, gateway.clock.now()).await;
+            return;
         }
 
         let mut first = true;
         loop {
             let (bytes, end, began) = match self.next_head(&mut stream, first, &mut shutdown_seen).await {
                 Next::Head { bytes, end, began } => (bytes, end, began),
-                Next::Refused { rejection, began } => return self.refuse(&mut stream, rejection, began).await,
+                Next::Refused { rejection, began } => return self.turn_away(&mut stream, rejection, began).await,
                 Next::Closed => return,
             };
             first = false;
             let head = match Head::parse(Bytes::copy_from_slice(bytes.get(..end).unwrap_or_default())) {
                 Ok(head) => head,
-                Err(rejection) => return self.refuse(&mut stream, rejection, began).await,
+                Err(rejection) => return self.turn_away(&mut stream, rejection, began).await,
             };
             let snapshot = gateway.snapshot();
             let ids = Ids::of(Some(&head), &*gateway.ids, began);
@@ -179,7 +181,13 @@ impl Edge {
         }
     }
 
-    /// Answers what never became a request that Pingora could serve, and closes.
+    /// Refuses, and sees to it that the answer arrives.
+    async fn turn_away(&self, stream: &mut ClientStream, rejection: Rejection, began: Moment) {
+        self.refuse(stream, rejection, began).await;
+        stream.linger().await;
+    }
+
+    /// Answers what never became a request that Pingora could serve.
     async fn refuse(&self, stream: &mut ClientStream, rejection: Rejection, began: Moment) {
         let gateway = &*self.gateway;
         let snapshot: Arc<Snapshot> = gateway.snapshot();
@@ -188,13 +196,12 @@ impl Edge {
         let answer = Answer::rejection(&rejection, &ids, now);
         let common = Common { ids: &ids, standing: &Standing::default(), decision: None, now };
         let wire = answer.to_wire(&common);
-        let sent = timeout(FAREWELL, async {
+        // A client that does not take its answer has none coming.
+        let _ = timeout(FAREWELL, async {
             stream.write_all(&wire).await?;
             stream.flush().await
-        });
-        if matches!(sent.await, Ok(Ok(()))) {
-            stream.linger().await;
-        }
+        })
+        .await;
         let mut observation = Observation::begin(&ids, None, Endpoint::Other, began);
         observation.status = answer.status;
         observation.ended = gateway.clock.now();

@@ -377,12 +377,12 @@ fn origin_form(bytes: &[u8], target: Span, host: &[u8]) -> Result<Span, Rejectio
 }
 
 /// `tchar` of RFC 9110, section 5.6.2.
-fn is_token(byte: u8) -> bool {
+pub fn is_token(byte: u8) -> bool {
     CLASSES.get(usize::from(byte)).is_some_and(|class| class & TOKEN != 0)
 }
 
 /// What may stand in a field value: visible, blank, or above ASCII (RFC 9110, section 5.5).
-fn is_value(byte: u8) -> bool {
+pub fn is_value(byte: u8) -> bool {
     CLASSES.get(usize::from(byte)).is_some_and(|class| class & VALUE != 0)
 }
 

@@ -183,7 +183,12 @@ fn json_string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// How `env_logger` writes the gateway's own records, in the same two forms.
-pub fn record(format: LineFormat, now_unix: Duration, record: &log::Record<'_>, out: &mut impl Write) -> std::io::Result<()> {
+pub fn record(
+    format: LineFormat,
+    now_unix: Duration,
+    record: &log::Record<'_>,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + now_unix);
     let message = record.args().to_string();
     match format {

@@ -51,7 +51,12 @@ pub struct Metrics {
 /// Name, help and labels of every metric; the documentation is generated from it.
 pub const CATALOGUE: [(&str, &str, &str, &[&str]); 17] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
-    ("orbit_request_duration_seconds", "histogram", "Time from a request's head to the end of its answer.", &["endpoint"]),
+    (
+        "orbit_request_duration_seconds",
+        "histogram",
+        "Time from a request's head to the end of its answer.",
+        &["endpoint"],
+    ),
     ("orbit_governance_decisions_total", "counter", "Decisions of governance.", &["decision"]),
     ("orbit_governance_duration_seconds", "histogram", "Time that governance took to decide.", &[]),
     ("orbit_axon_requests_total", "counter", "Exchanges with Axon by how they ended.", &["backend", "outcome"]),

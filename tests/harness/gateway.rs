@@ -44,11 +44,15 @@ impl Setup {
         setup.blocks.insert("drain", "{ min: 0s, max: 10s }".to_owned());
         setup.blocks.insert("auth", "{ keys: keys.yaml }".to_owned());
         setup.blocks.insert("governance", "{ policies: policies.json }".to_owned());
-        setup.blocks.insert("limits", "{ per_ip: { rate: 60000/s }, global: { rate: 100000/s }, governance: { rate: 100000/s } }".to_owned());
+        setup.blocks.insert(
+            "limits",
+            "{ per_ip: { rate: 60000/s }, global: { rate: 100000/s }, governance: { rate: 100000/s } }".to_owned(),
+        );
         setup.blocks.insert("upstreams", format!("{{ axon: {{ endpoints: [{endpoints}], sign: disabled }} }}"));
-        setup
-            .file("policies.json", POLICIES)
-            .file("keys.yaml", &format!("- {{ access_key_id: {ACCESS_KEY}, secret_access_key: {SECRET:?}, principal: {PRINCIPAL} }}\n"))
+        setup.file("policies.json", POLICIES).file(
+            "keys.yaml",
+            &format!("- {{ access_key_id: {ACCESS_KEY}, secret_access_key: {SECRET:?}, principal: {PRINCIPAL} }}\n"),
+        )
     }
 
     /// Sets a top-level block, in YAML flow style: `block("limits", "{ per_ip: { rate: 2/min } }")`.

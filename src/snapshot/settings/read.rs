@@ -378,7 +378,9 @@ fn from_environment(
 fn timeouts(b: &mut Block<'_>) -> Timeouts {
     let connect = b.key("connect", "opening a connection").duration(SECOND, MS..=HOUR);
     let first_byte = b.key("first_byte", "until the answer begins").duration(30 * SECOND, MS..=HOUR);
-    let idle = b.key("idle", "between two reads of an answer; how long an unused connection is kept").duration(60 * SECOND, MS..=HOUR);
+    let idle = b
+        .key("idle", "between two reads of an answer; how long an unused connection is kept")
+        .duration(60 * SECOND, MS..=HOUR);
     let total = b.key("total", "the whole exchange, all endpoints tried included").duration(60 * SECOND, MS..=HOUR);
     if b.is_clean() && total < connect {
         b.fail::<()>("`total` is shorter than `connect`", "`total` covers the connect; make it at least as long");
@@ -388,7 +390,7 @@ fn timeouts(b: &mut Block<'_>) -> Timeouts {
 
 fn observability(b: &mut Block<'_>) -> Observability {
     b.later(&["traces"]);
-    let logs = b.key("logs", "what is written to standard error").block(|b| Logs {
+    let logs = b.key("logs", "what is written to standard output").block(|b| Logs {
         format: b.key("format", "one line per event, or one JSON object").word(
             LogFormat::Text,
             &[("text", LogFormat::Text), ("json", LogFormat::Json)],

@@ -1,5 +1,7 @@
 //! Signals: SIGHUP reloads, SIGTERM and SIGINT drain, a second one ends at once.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Colour;
@@ -26,10 +28,14 @@ impl Signals {
     }
 
     /// Runs until the gateway has drained; says whether every request was finished.
-    pub async fn serve(mut self, orbit: &Orbit) -> bool {
+    pub async fn serve(mut self, orbit: &Arc<Orbit>) -> bool {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => report(orbit.reload().await),
+                // In a task of its own: a file system that hangs must not keep the other signals waiting.
+                _ = self.hangup.recv() => drop(tokio::spawn({
+                    let orbit = orbit.clone();
+                    async move { report(orbit.reload().await) }
+                })),
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
             }

@@ -8,9 +8,11 @@
 //! every limit passed. Invariant: the only waits here are reading the bounded body.
 
 use std::borrow::Cow;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -86,7 +88,7 @@ pub async fn admit(
     let client = door(arrival, standing)?;
     let permit = capacity(snapshot)?;
     let claim = auth::claim(&arrival.head, &snapshot.rules, &snapshot.keyring, arrival.began)?;
-    let body = source.body(&arrival.head, snapshot).await?;
+    let body = whole_body(arrival, source).await?;
     let caller = claim.identify(&body)?;
     let scene = DeskScene { caller: &caller, now: clock.now() };
     snapshot.gates.desk(&scene, standing).map_err(rejected)?;
@@ -110,6 +112,19 @@ fn capacity(snapshot: &Snapshot) -> Result<Permit, Stop> {
         .capacity
         .acquire()
         .ok_or_else(|| Stop::Rejected(Rejection::unavailable("overload", "listen.in_flight requests are being served")))
+}
+
+/// Step 5: the body. One that has to be waited for takes a place among those that may be waited for, half of
+/// all: whoever knows a key id can send a body slowly, and must not fill every place with it.
+async fn whole_body(arrival: &Arrival, source: &mut impl BodySource) -> Result<Bytes, Stop> {
+    let mut body = pin!(source.body(&arrival.head, &arrival.snapshot));
+    if let Poll::Ready(here) = poll_fn(|cx| Poll::Ready(body.as_mut().poll(cx))).await {
+        return here;
+    }
+    let _waiting = arrival.snapshot.waiting.acquire().ok_or_else(|| {
+        Stop::Rejected(Rejection::unavailable("overload", "too many bodies are being waited for").closing())
+    })?;
+    body.await
 }
 
 /// Step 7: the body as a dispatch.

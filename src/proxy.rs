@@ -46,6 +46,8 @@ const CLIENT_CLOSED: u16 = 499;
 /// Body bytes that are worth reading and throwing away to keep a connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 const DRAIN_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(500);
+/// As much of a body as a client must take in `listen.idle_timeout`.
+const SLICE_BYTES: usize = 64 * 1024;
 /// Largest failure body that is read to keep Axon's connection.
 const FAILURE_BYTES_MAX: usize = 64 * 1024;
 
@@ -343,7 +345,9 @@ impl Reply<'_> {
                 None => {}
             }
         }
-        if self.gateway.phase() != Phase::Serving {
+        // A body without framing ends with its connection.
+        let unframed = self.arrival.head.is_http10() && exchange.announced_length().is_none() && !exchange.is_whole();
+        if unframed || self.gateway.phase() != Phase::Serving {
             watch.session.set_keepalive(None);
         }
         let here = begun.iter().map(|part| part.len() as u64).sum();
@@ -395,6 +399,7 @@ impl Reply<'_> {
             _ if exchange.is_whole() => drop(fields.insert(CONTENT_LENGTH, here.into())),
             // Pingora flushes each part of a chunked body, and of one with a length only the last.
             Some(length) if old_client => drop(fields.insert(CONTENT_LENGTH, length.into())),
+            // The end of the connection is the only end that such a body has.
             None if old_client => {}
             _ => drop(fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
         }
@@ -437,15 +442,22 @@ impl Reply<'_> {
         self.settle_body(session).await;
         yield_now().await;
         let status = answer.status;
+        let mut body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body.clone() };
         let sent = self.taken(async {
             let mut fields = answer.fields(&self.common(decision));
             fields.extend(more);
             let downstream = session.as_downstream_mut();
             downstream.write_response_header(Box::new(reply::head(status, fields))).await?;
-            let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
-            downstream.write_response_body(body, true).await
+            let first = body.split_to(body.len().min(SLICE_BYTES));
+            downstream.write_response_body(first, body.is_empty()).await
         });
-        if sent.await { Ended::Sent(status) } else { Ended::ClientLeft }
+        let mut taken = sent.await;
+        while taken && !body.is_empty() {
+            let slice = body.split_to(body.len().min(SLICE_BYTES));
+            let last = body.is_empty();
+            taken = self.taken(session.as_downstream_mut().write_response_body(slice, last)).await;
+        }
+        if taken { Ended::Sent(status) } else { Ended::ClientLeft }
     }
 
     /// Whether the client took what is written; one that takes nothing for `listen.idle_timeout` has left.
@@ -566,10 +578,13 @@ impl BodySource for SessionBody<'_> {
         if head.framing() == Framing::None {
             return Ok(Bytes::new());
         }
-        if head.expects_continue() {
-            self.ask_for_body().await?;
-        }
-        match timeout(listen.body_timeout, self.read(listen.body_bytes as usize)).await {
+        let asked_and_read = async {
+            if head.expects_continue() {
+                self.ask_for_body().await?;
+            }
+            self.read(listen.body_bytes as usize).await
+        };
+        match timeout(listen.body_timeout, asked_and_read).await {
             Ok(read) => read,
             Err(_) => Err(too_slow()),
         }

@@ -1622,3 +1622,25 @@ async fn no_word_of_a_failure_reaches_the_client() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_never_pauses_ends_with_the_total_timeout() {
+    let axon = Axon::start();
+    let setup = Setup::new(&[axon.url()]);
+    let gateway = setup.upstream(&[axon.url()], "timeouts: { connect: 100ms, total: 300ms }").start().await;
+    let (reply, stream) = Reply::event_stream();
+    axon.next([reply]);
+    let mut client = Client::connect(gateway.addr()).await;
+    client.send(gateway.dispatch(BODY).sign(&signing(), gateway.now()).bytes()).await;
+    assert_eq!(client.read_head().await.status, 200);
+
+    // Its last send fails the task, which nobody asks.
+    let endless = tokio::spawn(async move {
+        loop {
+            stream.send("data: x\n\n").await;
+        }
+    });
+    within(async { while let Ok(Some(_)) = client.try_read_chunk().await {} }).await;
+    gateway.logged(&["AXON_CALL", "timeout: answer took too long"]).await;
+    endless.abort();
+}

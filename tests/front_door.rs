@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::{Client, Ending, LAST_CHUNK, Message, PATIENCE, Response, Signed, chunk, request, within};
-use crate::harness::gateway::{BODY, Gateway, Setup, signing};
+use crate::harness::client::{
+    Client, Ending, LAST_CHUNK, Message, PATIENCE, Response, Signed, Signing, chunk, request, within,
+};
+use crate::harness::gateway::{ACCESS_KEY, BODY, Gateway, Setup, signing};
 
 /// Between two pieces of what is sent slowly; time for the other side to read each alone.
 const PACE: Duration = Duration::from_millis(1);
@@ -1555,8 +1557,15 @@ const CODES: [&str; 14] = [
     "SERVICE_UNAVAILABLE",
 ];
 
-const UNAVAILABLE: [&str; 6] =
-    ["connect_failed", "timeout", "upstream_failed", "upstream_unavailable", "overload", "draining"];
+const UNAVAILABLE: [&str; 7] = [
+    "connect_failed",
+    "no_healthy_backend",
+    "timeout",
+    "upstream_failed",
+    "upstream_unavailable",
+    "overload",
+    "draining",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_error_table() {
@@ -1699,10 +1708,12 @@ async fn rows_of_axon() -> Vec<Row> {
         });
     }
 
-    let refusing = Axon::refusing();
-    let gateway = Setup::new(&[refusing.url()]).start().await;
-    for _ in 0..2 {
-        rows.push(unavailable("connect_failed", gateway.send(gateway.dispatch(BODY)).await));
+    let axon = Axon::start();
+    let gateway = Setup::new(&[axon.url()]).start().await;
+    contract(&gateway.send(gateway.dispatch(BODY)).await, Kind::Success);
+    let _gone = axon.stop().await;
+    for issue in ["connect_failed", "no_healthy_backend"] {
+        rows.push(unavailable(issue, gateway.send(gateway.dispatch(BODY)).await));
     }
 
     let axon = Axon::start();
@@ -1733,4 +1744,39 @@ async fn row_of_draining() -> Row {
     });
     assert!(finished);
     unavailable("draining", response)
+}
+
+/// Whoever knows a key id can send a body slowly; that must not fill every place.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_of_strangers_leave_places_for_others() {
+    let (_axon, gateway) = start("in_flight: 4, body_timeout: 60s").await;
+    let forger = Signing::new(ACCESS_KEY, "not the secret");
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let message = gateway.dispatch(BODY).sign(&forger, gateway.now());
+        let mut client = Client::connect(gateway.addr()).await;
+        client.send(&message.head).await;
+        slow.push(client);
+    }
+    in_flight(&gateway, 2.0).await;
+
+    let message = gateway.dispatch(BODY).sign(&forger, gateway.now());
+    let mut one_more = Client::connect(gateway.addr()).await;
+    one_more.send(&message.head).await;
+    let refused = contract(&one_more.read_response().await, Kind::Error("SERVICE_UNAVAILABLE"));
+    assert_eq!(refused["details"]["issue"], "overload");
+
+    let message = gateway.dispatch(BODY).sign(&signing(), gateway.now());
+    let mut honest = Client::connect(gateway.addr()).await;
+    honest.send(message.bytes()).await;
+    contract(&honest.read_response().await, Kind::Success);
+}
+
+async fn in_flight(gateway: &Gateway, requests: f64) {
+    within(async {
+        while gateway.metric("orbit_in_flight_requests") != requests {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

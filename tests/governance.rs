@@ -462,7 +462,7 @@ async fn an_intent_that_is_wrong_is_named() {
     for (body, issue) in [
         ("{}", missing),
         (r#"{"context":{}}"#, missing),
-        (r#"{"Intent":"call_reasoning"}"#, missing),
+        (r#"{"Intent":"call_reasoning"}"#, "must be written in lower case"),
         (r#"{"context":{"intent":"call_reasoning"}}"#, missing),
         (r#"{"intent":""}"#, empty),
         (r#"{"intent":null}"#, empty),
@@ -529,7 +529,7 @@ async fn axon_gets_the_bytes_that_were_signed() {
     let axon = Axon::start();
     let gateway = Setup::new(&[axon.url()]).start().await;
     let body = " {\"z\" : 1.50, \"intent\":\"call_r\\u0065asoning\",\t\"big\":123456789012345678901234567890,\n \
-                \"context\": {\"b\":1e2,\"a\":\"\\/\"}, \"z\": [null, {\"intent\":\"x\"}], \"Intent\": \"y\", \"é\":\"\\u00e9\"} \n";
+                \"context\": {\"b\":1e2,\"a\":\"\\/\"}, \"z\": [null, {\"intent\":\"x\"}], \"intents\": \"y\", \"é\":\"\\u00e9\"} \n";
     assert_eq!(reason(&gateway.send(gateway.dispatch(body)).await), AUTHORIZED);
     assert_eq!(String::from_utf8_lossy(&axon.request().body), body);
 }

@@ -1,8 +1,8 @@
 //! The three limits: whom each counts, in which order, what a refusal costs and what the headers tell.
 //!
 //! The clock stands still unless a test moves it, so every number is exact. The windows of the global and
-//! the governance-call limit are exact; those per address count in slots of 1/21 of the window, so what
-//! they admit again they admit up to one slot later.
+//! the governance-call limit are exact; those per address are exact up to 22 requests and count larger limits
+//! in 22 groups.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

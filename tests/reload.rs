@@ -765,3 +765,17 @@ async fn a_reload_while_draining_does_not_make_it_ready_again() {
     contract(&get(gateway.addr(), "/health").await, Kind::Unhealthy);
     running.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_place_of_a_file_is_refused_and_nothing_waits_for_it() {
+    let axon = Axon::start();
+    let gateway = Setup::new(&[axon.url()]).start().await;
+    let policies = gateway.directory().join("policies.json");
+    std::fs::remove_file(&policies).expect("remove");
+    let made = std::process::Command::new("mkfifo").arg(&policies).status().expect("mkfifo");
+    assert!(made.success());
+
+    let refused = within(gateway.orbit.reload()).await.expect_err("refused").to_string();
+    assert!(refused.contains("not a regular file"), "{refused}");
+    contract(&gateway.send(gateway.dispatch(BODY)).await, Kind::Success);
+}

@@ -284,7 +284,7 @@ fn check_scope<'r>(
 }
 
 fn usable_key<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Result<&'k Arc<Key>, Rejection> {
-    let key = keyring.lookup(id).ok_or_else(|| refuse(Issue::Mismatch, format!("unknown key {id}")))?;
+    let key = keyring.lookup(id).ok_or_else(|| refuse(Issue::Mismatch, format!("unknown key {}", shown(id))))?;
     let why = match key.standing(now) {
         Standing::Usable => return Ok(key),
         Standing::Disabled => "is disabled",
@@ -293,6 +293,14 @@ fn usable_key<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Result<&'k Arc
     };
     Err(refuse(Issue::Mismatch, format!("key {id} {why}")))
 }
+
+/// An id that nobody knows may be a secret in the wrong place, which is longer than ids are.
+fn shown(id: &str) -> &str {
+    if id.len() <= UNKNOWN_ID_CHARS_MAX { id } else { "of unusual length" }
+}
+
+/// AWS's own ids have 20 characters.
+const UNKNOWN_ID_CHARS_MAX: usize = 32;
 
 /// A key with a token needs exactly that token; a key without one takes none.
 fn check_token(key: &Key, sent: Option<&[u8]>) -> Result<(), Rejection> {

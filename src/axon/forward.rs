@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::axon::call::{Call, Outcome};
 use crate::axon::choose::{Tried, choose};
 use crate::axon::exchange::{Exchange, describe};
-use crate::axon::upstream::note_reachable;
+use crate::axon::upstream::{is_own_fault, note_reachable};
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
@@ -195,6 +195,12 @@ async fn connect(backend: &Backend, deadline: Instant) -> Result<Box<Connection>
         Ok(Ok(connection)) => {
             note_reachable(backend, true, "connected");
             return Ok(connection);
+        }
+        // What this machine could not do says nothing about the backend.
+        Ok(Err(e)) if is_own_fault(&e) => {
+            log::error!("cannot connect to {}: {e}", backend.label());
+            let rejection = Rejection::unavailable("connect_failed", format!("connect failed here: {e}"));
+            return Err(Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection });
         }
         Ok(Err(e)) => (Outcome::ConnectFailed, "connect_failed", format!("connect failed: {}", e.kind())),
         Err(_) => (Outcome::ConnectFailed, "connect_failed", "connect timed out".to_owned()),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::Uri;
 use tokio::net::TcpStream;
 
@@ -70,19 +71,32 @@ impl Upstream {
         loop {
             let Some(upstream) = this.upgrade() else { return };
             let timeouts = upstream.settings.timeouts;
-            for backend in &upstream.backends {
+            let probes = upstream.backends.iter().map(|backend| async {
                 backend.close_older_than(timeouts.idle, clock.now().ticks);
                 if first || !backend.reachable() {
-                    let connect = tokio::time::timeout(timeouts.connect, TcpStream::connect(backend.address()));
-                    let reachable = matches!(connect.await, Ok(Ok(_)));
-                    note_reachable(backend, reachable, if reachable { "connected" } else { "probe failed" });
+                    match tokio::time::timeout(timeouts.connect, TcpStream::connect(backend.address())).await {
+                        Ok(Ok(_)) => note_reachable(backend, true, "connected"),
+                        Ok(Err(e)) if is_own_fault(&e) => log::error!("cannot probe {}: {e}", backend.label()),
+                        Ok(Err(_)) | Err(_) => note_reachable(backend, false, "probe failed"),
+                    }
                 }
-            }
+            });
+            join_all(probes).await;
             first = false;
             drop(upstream);
             tokio::time::sleep(PROBE_EVERY).await;
         }
     }
+}
+
+/// Whether a connect failed for want of something on this machine, such as file descriptors or ports.
+pub fn is_own_fault(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    let told_by_the_network =
+        [ConnectionRefused, ConnectionReset, ConnectionAborted, HostUnreachable, NetworkUnreachable, TimedOut];
+    !told_by_the_network.contains(&error.kind())
 }
 
 /// Notes how a connect went and logs a change.

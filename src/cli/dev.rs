@@ -79,6 +79,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
             sink,
         };
         let orbit = Orbit::start(parts).await.map_err(|refused| explain(&refused, colour_of(&std::io::stderr())))?;
+        let orbit = Arc::new(orbit);
         let address = *orbit.addresses().first().ok_or("no listener")?;
         show_one(address, axon, &key, &*clock).await?;
         if args.once {

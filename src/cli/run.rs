@@ -48,9 +48,11 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         seed: Uuid::new_v4().as_u128() as u64,
         sink,
     };
+    raise_descriptor_limit(settings.listen.connections, settings.listen.in_flight);
     let finished = runtime.block_on(async {
         let signals = Signals::new().map_err(|e| format!("error: cannot handle signals: {e}\n"))?;
         let orbit = Orbit::start(parts).await.map_err(|refused| explain(&refused, colour_of(&std::io::stderr())))?;
+        let orbit = Arc::new(orbit);
         for address in orbit.addresses() {
             log::info!("listening on {address}");
             // With port 0 nobody could know it otherwise.
@@ -69,5 +71,18 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
             complain(&why);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The usual soft limit of 1024 descriptors is far below `listen.connections`; what the hard limit allows is
+/// taken, and too little is said aloud: without descriptors nothing can be accepted, and Axon not reached.
+fn raise_descriptor_limit(connections: u32, in_flight: u32) {
+    let needed = u64::from(connections) + u64::from(in_flight) + 64;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(limit) if limit >= needed => {}
+        Ok(limit) => {
+            log::warn!("{limit} file descriptors allowed, {needed} may be needed: raise the hard limit (ulimit -Hn)")
+        }
+        Err(e) => log::warn!("cannot raise the limit of file descriptors: {e}"),
     }
 }

@@ -128,6 +128,11 @@ impl Source {
 /// Reads a text file of at most `bytes_max` bytes. The error is a phrase such as `no such file`.
 pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     let mut bytes = Vec::new();
+    // Opening a pipe would wait for somebody to write into it.
+    let found = std::fs::metadata(path).map_err(|error| reason(error.kind()))?;
+    if !found.is_file() && !found.is_dir() {
+        return Err("not a regular file".to_owned());
+    }
     File::open(path)
         .and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(|error| reason(error.kind()))?;

@@ -151,7 +151,7 @@ impl Edge {
         let read = tokio::select! {
             biased;
             read = timeout(wait, stream.read_buf(&mut bytes)) => read,
-            _ = closing(shutdown) => return Next::Closed,
+            () = closing(shutdown, if first { FAREWELL } else { Duration::ZERO }) => return Next::Closed,
         };
         let began = self.gateway.clock.now();
         match read {
@@ -257,10 +257,14 @@ fn essence(head: &Head, behind: &mut BytesMut) -> Essence {
     Essence { bytes, body: body.len() as u64 }
 }
 
-/// Resolves once listeners are told to close.
-async fn closing(shutdown: &mut ShutdownWatch) {
+/// Resolves once listeners were told to close and `grace` has passed: who has just connected was accepted, and
+/// gets a moment to say what for.
+async fn closing(shutdown: &mut ShutdownWatch, grace: Duration) {
     // An error means that the sender is gone, which is the end as well.
     let _ = shutdown.wait_for(|closing| *closing).await;
+    if !grace.is_zero() {
+        tokio::time::sleep(grace).await;
+    }
 }
 
 fn too_slow(why: &'static str) -> Rejection {

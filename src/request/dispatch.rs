@@ -94,6 +94,8 @@ enum Once<'a> {
     Absent,
     Present(&'a RawValue),
     Repeated,
+    /// It, or another beside it, is written with capitals.
+    Cased,
 }
 
 impl<'a> Once<'a> {
@@ -101,6 +103,7 @@ impl<'a> Once<'a> {
         match self {
             Once::Absent => Once::Present(value),
             Once::Present(_) | Once::Repeated => Once::Repeated,
+            Once::Cased => Once::Cased,
         }
     }
 }
@@ -128,6 +131,15 @@ impl<'de> Deserialize<'de> for Members<'de> {
                     match &*name {
                         "intent" => members.intent = members.intent.and(map.next_value()?),
                         "context" => members.context = members.context.and(map.next_value()?),
+                        // A reader that ignores case would take it for the member that was governed.
+                        other if other.eq_ignore_ascii_case("intent") => {
+                            map.next_value::<IgnoredAny>()?;
+                            members.intent = Once::Cased;
+                        }
+                        other if other.eq_ignore_ascii_case("context") => {
+                            map.next_value::<IgnoredAny>()?;
+                            members.context = Once::Cased;
+                        }
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
@@ -144,6 +156,7 @@ fn intent(member: Once<'_>) -> Result<Cow<'_, str>, Rejection> {
     let json = match member {
         Once::Absent => return bad("required field missing"),
         Once::Repeated => return bad("must appear only once"),
+        Once::Cased => return bad("must be written in lower case"),
         Once::Present(raw) => raw.get(),
     };
     if !json.starts_with('"') {
@@ -163,6 +176,7 @@ fn context(member: Once<'_>) -> Result<Option<&RawValue>, Rejection> {
     match member {
         Once::Absent => Ok(None),
         Once::Repeated => Err(Rejection::field("context", "must appear only once")),
+        Once::Cased => Err(Rejection::field("context", "must be written in lower case")),
         Once::Present(raw) if raw.get().starts_with('{') => Ok(Some(raw)),
         Once::Present(_) => Err(Rejection::field("context", "must be an object")),
     }
@@ -206,7 +220,7 @@ mod tests {
             (r#"{"context":{"a":[1]},"intent":"a"}"#, "a", Some(r#"{"a":[1]}"#)),
             (r#"{"x":{"intent":"b"},"intent":"a","x":[1e999,{"y":null}]}"#, "a", None),
             (r#"{"int\u0065nt":"\u0061\/\"\ud83d\ude00"}"#, "a/\"\u{1f600}", None),
-            (r#"{"Intent":"b","intent":"é"}"#, "é", None),
+            (r#"{"intents":"b","intent":"é"}"#, "é", None),
         ] {
             let dispatch = Dispatch::parse(body.as_bytes()).expect(body);
             assert_eq!((&*dispatch.intent, dispatch.context.map(RawValue::get)), (intent, context), "{body}");
@@ -262,7 +276,7 @@ mod tests {
         let long = format!(r#"{{"intent":"{}"}}"#, "a".repeat(INTENT_BYTES_MAX + 1));
         for (body, field, issue) in [
             ("{}", "intent", "required field missing"),
-            (r#"{"Intent":"a"}"#, "intent", "required field missing"),
+            (r#"{"Intent":"a"}"#, "intent", "must be written in lower case"),
             (r#"{"context":null}"#, "intent", "required field missing"),
             (r#"{"intent":""}"#, "intent", "must be a non-empty string"),
             (r#"{"intent":null}"#, "intent", "must be a non-empty string"),
@@ -278,6 +292,9 @@ mod tests {
             (r#"{"intent":"a","intent":"a"}"#, "intent", "must appear only once"),
             (r#"{"intent":"a","int\u0065nt":"b"}"#, "intent", "must appear only once"),
             (r#"{"intent":"a","context":{},"context":{}}"#, "context", "must appear only once"),
+            (r#"{"intent":"a","Intent":"b"}"#, "intent", "must be written in lower case"),
+            (r#"{"INTENT":"b","intent":"a"}"#, "intent", "must be written in lower case"),
+            (r#"{"intent":"a","Context":{}}"#, "context", "must be written in lower case"),
             (r#"{"intent":"a","context":{},"context":null}"#, "context", "must appear only once"),
             (r#"{"intent":"a","context":null}"#, "context", "must be an object"),
             (r#"{"intent":"a","context":[]}"#, "context", "must be an object"),

@@ -26,7 +26,10 @@ pub struct Snapshot {
     pub gates: Gates,
     pub policies: Policies,
     policy_windows: Vec<Vec<Arc<Window>>>,
+    /// Places for requests in flight.
     pub capacity: Arc<Capacity>,
+    /// Places for requests whose body has to be waited for, before anything is known of its sender.
+    pub waiting: Arc<Capacity>,
     pub upstream: Arc<Upstream>,
     book: Book,
 }
@@ -79,7 +82,10 @@ impl Snapshot {
         let policy_windows = policy_windows(&policies, &mut book);
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.
         let in_flight = settings.listen.in_flight as usize;
-        let capacity = predecessor.map(|p| &p.capacity).filter(|c| c.in_flight_max() == in_flight).cloned();
+        let kept = |capacity: fn(&Snapshot) -> &Arc<Capacity>, max: usize| {
+            let same = predecessor.map(capacity).filter(|capacity| capacity.in_flight_max() == max);
+            same.cloned().unwrap_or_else(|| Capacity::new(max))
+        };
         Ok(Self {
             generation: predecessor.map_or(1, |p| p.generation + 1),
             sha256,
@@ -93,7 +99,8 @@ impl Snapshot {
             gates,
             policies,
             policy_windows,
-            capacity: capacity.unwrap_or_else(|| Capacity::new(in_flight)),
+            capacity: kept(|p| &p.capacity, in_flight),
+            waiting: kept(|p| &p.waiting, in_flight.div_ceil(2)),
             upstream: Arc::new(upstream),
             book: book.close(),
             settings,

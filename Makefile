@@ -24,6 +24,8 @@ lint: build-tools ## Formatting, clippy, rustdoc; advisories if cargo-deny is in
 
 bench: build-tools ## The micro-benchmarks, then the load comparison with nginx and bare Pingora
 	$(CARGO) bench --locked --bench '*'
+	$(CARGO) build --locked --release
+	benches/load/run setup
 	benches/load/run
 
 test-venv: $(VENV)/installed ## The AWS clients that tests/clients.rs drives, in target/test-venv

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::config::Colour;
 use crate::gateway::{Orbit, Refused, Reloaded};
@@ -29,18 +30,27 @@ impl Signals {
 
     /// Runs until the gateway has drained; says whether every request was finished.
     pub async fn serve(mut self, orbit: &Arc<Orbit>) -> bool {
+        // In a task of its own: a file system that hangs must not keep the other signals waiting. However many
+        // hang-ups come meanwhile, one more reload follows.
+        let wanted = Arc::new(Notify::new());
+        let reloads = tokio::spawn({
+            let (orbit, wanted) = (orbit.clone(), wanted.clone());
+            async move {
+                loop {
+                    wanted.notified().await;
+                    report(orbit.reload().await);
+                }
+            }
+        });
         loop {
             tokio::select! {
-                // In a task of its own: a file system that hangs must not keep the other signals waiting.
-                _ = self.hangup.recv() => drop(tokio::spawn({
-                    let orbit = orbit.clone();
-                    async move { report(orbit.reload().await) }
-                })),
+                _ = self.hangup.recv() => wanted.notify_one(),
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
             }
         }
         log::info!("draining");
+        reloads.abort();
         tokio::select! {
             finished = orbit.drain() => {
                 log::info!("drained, {}", if finished { "every request finished" } else { "some requests cut off" });

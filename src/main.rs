@@ -1,7 +1,7 @@
 //! The `orbit` command.
 
-/// A request makes some hundred small allocations and Pingora one of 25 KB; mimalloc needs a third of the
-/// instructions of glibc's allocator for them and gives no memory back in between (`docs/performance.md`).
+/// Beside many small allocations Pingora boxes the future of each request, about 10 KB; mimalloc needs a third
+/// of the instructions of glibc's allocator for them (`docs/performance.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -355,10 +355,11 @@ impl Reply<'_> {
         if exchange.is_whole() {
             // The connection goes back first, so that it is there when the client asks again.
             note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-            let sent = self.taken(begin(watch.session, head, begun, true)).await;
+            let sent = self.begin(watch.session, head, begun).await
+                && self.write_body(watch.session, Bytes::new(), true).await;
             return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
         }
-        let mut left = !self.taken(begin(watch.session, head, begun, false)).await;
+        let mut left = !self.begin(watch.session, head, begun).await;
         while !left {
             let next = tokio::select! {
                 biased;
@@ -367,12 +368,12 @@ impl Reply<'_> {
             };
             match next {
                 Ok(Some(bytes)) => {
-                    left = !self.taken(watch.session.as_downstream_mut().write_response_body(bytes, false)).await;
+                    left = !self.write_body(watch.session, bytes, false).await;
                 }
                 Ok(None) => {
                     note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-                    let end = watch.session.as_downstream_mut().write_response_body(Bytes::new(), true);
-                    return if self.taken(end).await { Ended::Sent(status) } else { Ended::ClientLeft };
+                    let sent = self.write_body(watch.session, Bytes::new(), true).await;
+                    return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
                 }
                 Err(broken) => {
                     // The head is out, so the only honest end is one that the client can see is none.
@@ -384,6 +385,19 @@ impl Reply<'_> {
         }
         note.calls.push(exchange.finish(Outcome::Abandoned, "client left"));
         Ended::ClientLeft
+    }
+
+    /// Writes the head of an answer and what there is of its body.
+    async fn begin(&self, session: &mut Session, head: ResponseHeader, parts: Vec<Bytes>) -> bool {
+        if !self.write_head(session, head).await {
+            return false;
+        }
+        for part in parts {
+            if !self.write_body(session, part, false).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// `here` is how many bytes of the body were read.
@@ -442,22 +456,35 @@ impl Reply<'_> {
         self.settle_body(session).await;
         yield_now().await;
         let status = answer.status;
-        let mut body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body.clone() };
-        let sent = self.taken(async {
-            let mut fields = answer.fields(&self.common(decision));
-            fields.extend(more);
-            let downstream = session.as_downstream_mut();
-            downstream.write_response_header(Box::new(reply::head(status, fields))).await?;
-            let first = body.split_to(body.len().min(SLICE_BYTES));
-            downstream.write_response_body(first, body.is_empty()).await
-        });
-        let mut taken = sent.await;
-        while taken && !body.is_empty() {
-            let slice = body.split_to(body.len().min(SLICE_BYTES));
-            let last = body.is_empty();
-            taken = self.taken(session.as_downstream_mut().write_response_body(slice, last)).await;
-        }
+        let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body.clone() };
+        let mut fields = answer.fields(&self.common(decision));
+        fields.extend(more);
+        let taken =
+            self.write_head(session, reply::head(status, fields)).await && self.write_body(session, body, true).await;
         if taken { Ended::Sent(status) } else { Ended::ClientLeft }
+    }
+
+    /// Says whether the client took the head.
+    async fn write_head(&self, session: &mut Session, head: ResponseHeader) -> bool {
+        self.taken(session.as_downstream_mut().write_response_header(Box::new(head))).await
+    }
+
+    /// Writes a part of the body, `last` or not; says whether the client took it, slice by slice.
+    async fn write_body(&self, session: &mut Session, mut part: Bytes, last: bool) -> bool {
+        // In chunks, an empty part is the end.
+        if part.is_empty() && !last {
+            return true;
+        }
+        loop {
+            let slice = part.split_to(part.len().min(SLICE_BYTES));
+            let end = last && part.is_empty();
+            if !self.taken(session.as_downstream_mut().write_response_body(slice, end)).await {
+                return false;
+            }
+            if part.is_empty() {
+                return true;
+            }
+        }
     }
 
     /// Whether the client took what is written; one that takes nothing for `listen.idle_timeout` has left.
@@ -496,16 +523,6 @@ fn is_enveloped(exchange: &Exchange, envelope_bytes: usize) -> bool {
     });
     let fits = exchange.announced_length().is_none_or(|length| length <= envelope_bytes as u64);
     json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
-}
-
-/// Writes the head of an answer and what there is of its body, `whole` or not.
-async fn begin(session: &mut Session, head: ResponseHeader, body: Vec<Bytes>, whole: bool) -> pingora::Result<()> {
-    let downstream = session.as_downstream_mut();
-    downstream.write_response_header(Box::new(head)).await?;
-    for part in body {
-        downstream.write_response_body(part, false).await?;
-    }
-    if whole { downstream.write_response_body(Bytes::new(), true).await } else { Ok(()) }
 }
 
 /// Copies the fields of those names, unless they are meant for this hop only.

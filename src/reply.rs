@@ -13,7 +13,7 @@ use crate::error::{Code, Details, Rejection};
 use crate::gate::Standing;
 use crate::gate::seconds_up;
 use crate::observation::Decided;
-use crate::request::correlation::Ids;
+use crate::request::correlation::{CORRELATION_ID, Ids, REQUEST_ID};
 
 /// An answer that is whole before it is sent.
 #[derive(Debug)]
@@ -29,8 +29,6 @@ pub struct Answer {
     pub close: bool,
 }
 
-const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GOVERNANCE_DECISION: HeaderName = HeaderName::from_static("x-governance-decision");
 const GOVERNANCE_TIME: HeaderName = HeaderName::from_static("x-governance-time-ms");
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");

@@ -328,3 +328,18 @@ fn hex(digest: &[u8]) -> [u8; 64] {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_in_the_place_of_a_key_id_is_not_told() {
+        let keyring = Keyring::from_entries(Vec::new()).unwrap_or_else(|_| panic!("an empty keyring"));
+        let now = Moment { unix_nanos: 0, ticks: 0 };
+        let told = |id: &str| usable_key(id, &keyring, now).map(drop).unwrap_err().why.into_owned();
+        assert_eq!(told("AKIDEXAMPLE"), "unknown key AKIDEXAMPLE");
+        let secret = "wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPLEKEY";
+        assert!(!told(secret).contains("wJalr"), "{}", told(secret));
+    }
+}

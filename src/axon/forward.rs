@@ -22,7 +22,7 @@ use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
 use crate::error::{Code, Rejection};
 use crate::request::Head;
-use crate::request::correlation::Ids;
+use crate::request::correlation::{CORRELATION_ID, Ids, REQUEST_ID};
 use crate::snapshot::settings::UpstreamMethod;
 
 /// The caller's headers that Axon gets to see; everything else is Orbit's own.
@@ -35,8 +35,6 @@ static PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-amzn-trace-id"),
     http::header::USER_AGENT,
 ];
-const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
-const REQUEST: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -234,8 +232,8 @@ fn request(
             headers.append(known.clone(), value(passed)?);
         }
     }
-    headers.insert(CORRELATION, outgoing.ids.correlation_value().clone());
-    headers.insert(REQUEST, outgoing.ids.request_value().clone());
+    headers.insert(CORRELATION_ID, outgoing.ids.correlation_value().clone());
+    headers.insert(REQUEST_ID, outgoing.ids.request_value().clone());
     headers.insert(FORWARDED_FOR, value(outgoing.client.to_string().as_bytes())?);
     if let Some(signer) = &upstream.signer {
         signer.sign_headers(method.as_str(), backend.label(), &asked.path, &mut headers, &body, now)?;

@@ -106,3 +106,20 @@ pub fn note_reachable(backend: &Backend, reachable: bool, why: &str) {
         log::warn!("backend {} is {state}: {why}", backend.label());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn only_the_network_speaks_of_a_backend() {
+        // EMFILE and ENFILE have no kind of their own.
+        for local in [Error::from_raw_os_error(24), Error::from_raw_os_error(23), ErrorKind::AddrNotAvailable.into()] {
+            assert!(is_own_fault(&local), "{local}");
+        }
+        for remote in [ErrorKind::ConnectionRefused, ErrorKind::TimedOut, ErrorKind::HostUnreachable] {
+            assert!(!is_own_fault(&remote.into()), "{remote}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::clock::Moment;
@@ -11,6 +11,11 @@ use crate::request::head::{Head, One};
 
 /// Longest correlation id that is kept.
 pub const CORRELATION_CHARS_MAX: usize = 128;
+
+/// The header of the correlation id.
+pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// The header of the request id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Where fresh ids come from; randomness enters the program here and nowhere else.
 pub trait IdSource: Send + Sync {

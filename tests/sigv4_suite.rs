@@ -900,6 +900,61 @@ fn unusable_keys_all_read_mismatch_and_differ_in_the_log() {
     assert_eq!(texts.len(), 5, "{texts:?}");
 }
 
+/// Two entries under one id, as a source has them while it rotates: each holds as a whole or not at all.
+#[test]
+fn during_a_rotation_either_key_of_an_id_holds_as_a_whole() {
+    let entry = |secret: &str, token: Option<&str>, principal: &str| KeyEntry {
+        principal: principal.into(),
+        ..key(ID, secret, token)
+    };
+    let outcome = |entries: Vec<KeyEntry>, how: Signing<'_>| {
+        let keyring = Keyring::from_entries(entries).expect("valid keys");
+        match verify(&sign_with(base(), how), &rules(), &keyring, now()) {
+            Ok(caller) => {
+                assert_eq!(caller.principal(), caller.key().principal());
+                caller.principal().to_string()
+            }
+            Err(Rejection { details: Details::Issue(issue), .. }) => issue.to_owned(),
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let next = || entry("next secret", Some("next-token"), "next");
+    let last = || entry(SECRET, Some(TOKEN), "last");
+    for declare in [false, true] {
+        let signing = |secret, token| Signing { secret, token, declare, ..SIGNING };
+        let both = |secret, token| outcome(vec![next(), last()], signing(secret, token));
+        assert_eq!(both("next secret", Some("next-token")), "next");
+        assert_eq!(both(SECRET, Some(TOKEN)), "last");
+        assert_eq!(both("another secret", Some(TOKEN)), "mismatch");
+        assert_eq!(both(SECRET, None), "token_mismatch");
+        // The secret of one with the token of the other: the token filters first where the body is awaited.
+        let crossed = if declare { "token_mismatch" } else { "mismatch" };
+        assert_eq!(both("next secret", Some(TOKEN)), crossed);
+        assert_eq!(both(SECRET, Some("next-token")), crossed);
+
+        // One secret, two tokens, or a token in one of them only: the token tells them apart.
+        let temporary = || entry(SECRET, Some(TOKEN), "temporary");
+        let lasting = || entry(SECRET, None, "lasting");
+        for entries in [vec![temporary(), lasting()], vec![lasting(), temporary()]] {
+            assert_eq!(outcome(entries.clone(), signing(SECRET, Some(TOKEN))), "temporary");
+            assert_eq!(outcome(entries.clone(), signing(SECRET, None)), "lasting");
+            assert_eq!(outcome(entries, signing(SECRET, Some("other"))), "token_mismatch");
+        }
+
+        // Validity is each entry's own; a disabled current one takes the id with it.
+        let lapsed = |entry| KeyEntry { not_after: Some(NOW - 1), ..entry };
+        let disabled = |entry| KeyEntry { disabled: true, ..entry };
+        let old = signing(SECRET, Some(TOKEN));
+        assert_eq!(outcome(vec![lapsed(next()), last()], old), "last");
+        let without_last = if declare { "mismatch" } else { "token_mismatch" };
+        assert_eq!(outcome(vec![next(), lapsed(last())], old), without_last);
+        assert_eq!(outcome(vec![next(), disabled(last())], old), without_last);
+        assert_eq!(outcome(vec![disabled(next()), last()], old), "mismatch");
+        // The same credential written twice counts as the current entry has it.
+        assert_eq!(outcome(vec![lapsed(last()), last()], old), "mismatch");
+    }
+}
+
 #[test]
 fn the_window_includes_both_its_ends() {
     let keyring = ring(key(ID, SECRET, None));

@@ -1,5 +1,8 @@
 //! The keys that callers may sign with, and the signing keys derived from them.
 //!
+//! While a key is rotated at its source, two entries may stand under one id, each with its own secret,
+//! token, principal and validity: the current one and the one before it. An entry holds as a whole.
+//!
 //! Deriving takes four HMACs and is the same all day for one scope, so each key keeps the last few
 //! results beside it. Unknown ids never reach a cache, so strangers cannot grow one.
 //!
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
 use aws_sigv4::sign::v4::generate_signing_key;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
@@ -23,6 +27,8 @@ use crate::clock::Moment;
 
 /// Most keys in one keyring.
 pub const KEYS_MAX: usize = 10_000;
+/// Most keys under one id: the current one and the one before it.
+pub const KEYS_PER_ID_MAX: usize = 2;
 /// Longest principal in bytes.
 pub const PRINCIPAL_BYTES_MAX: usize = 256;
 /// Signing keys kept per key: two days around midnight for eight pairs of region and service.
@@ -55,7 +61,7 @@ pub struct KeyProblem {
 
 /// All keys of one configuration.
 pub struct Keyring {
-    keys: HashMap<Arc<str>, Arc<Key>>,
+    keys: HashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>>,
     principals: Box<[Arc<str>]>,
 }
 
@@ -93,7 +99,8 @@ pub struct SigningKey {
 }
 
 impl Keyring {
-    /// Builds the ring.
+    /// Builds the ring. Of two entries with one id the first is the current one; a second with the same
+    /// secret and token is the same credential written twice, and only the current one counts.
     ///
     /// # Errors
     /// Every problem of every entry, in order.
@@ -104,7 +111,7 @@ impl Keyring {
             return Err(problems);
         }
         let mut principals: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut keys: HashMap<Arc<str>, Arc<Key>> = HashMap::with_capacity(entries.len());
+        let mut keys: HashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>> = HashMap::with_capacity(entries.len());
         for (index, entry) in entries.into_iter().enumerate() {
             entry.check(|field, issue| problems.push(KeyProblem { entry: index, field, issue }));
             let principal = principals.get(entry.principal.as_str()).cloned();
@@ -120,8 +127,10 @@ impl Keyring {
                 disabled: entry.disabled,
                 signing: ArcSwap::default(),
             };
-            if keys.insert(key.id.clone(), Arc::new(key)).is_some() {
-                problems.push(KeyProblem { entry: index, field: "access_key_id", issue: "used by an earlier key" });
+            let held = keys.entry(key.id.clone()).or_default();
+            let known = held.iter().any(|earlier| earlier.has_credential_of(&key));
+            if !known && held.try_push(Arc::new(key)).is_err() {
+                problems.push(KeyProblem { entry: index, field: "access_key_id", issue: "used by two earlier keys" });
             }
         }
         match problems.is_empty() {
@@ -130,9 +139,9 @@ impl Keyring {
         }
     }
 
-    /// The key of that id.
-    pub fn lookup(&self, access_key_id: &str) -> Option<&Arc<Key>> {
-        self.keys.get(access_key_id)
+    /// The keys of that id, the current one first; none if the id is unknown.
+    pub fn lookup(&self, access_key_id: &str) -> &[Arc<Key>] {
+        self.keys.get(access_key_id).map_or(&[], |held| held)
     }
 
     /// Every principal once, in ascending order.
@@ -181,12 +190,19 @@ impl Key {
         }
     }
 
-    pub(super) fn id(&self) -> &Arc<str> {
+    /// The access key id.
+    pub fn id(&self) -> &Arc<str> {
         &self.id
     }
 
-    pub(super) fn principal(&self) -> &Arc<str> {
+    /// Who signs with the key.
+    pub fn principal(&self) -> &Arc<str> {
         &self.principal
+    }
+
+    fn has_credential_of(&self, other: &Key) -> bool {
+        let token = |key: &Key| key.token.as_ref().map(|token| token.expose_secret().to_owned());
+        self.secret.expose_secret() == other.secret.expose_secret() && token(self) == token(other)
     }
 
     pub(super) fn token(&self) -> Option<&SecretString> {
@@ -286,13 +302,19 @@ mod tests {
         }
     }
 
+    fn only(ring: &Keyring) -> &Arc<Key> {
+        let [key] = ring.lookup("A") else { panic!("not one key A") };
+        key
+    }
+
     fn stamp(text: &str) -> Stamp {
         Stamp::parse_basic(text.as_bytes()).expect("a date")
     }
 
     #[test]
     fn all_problems_come_at_once() {
-        let mut entries = vec![entry("A"), entry("A-"), entry("B"), entry("A")];
+        let mut entries = vec![entry("A"), entry("A-"), entry("B"), entry("A"), entry("A")];
+        (entries[3].secret_access_key, entries[4].secret_access_key) = ("second".into(), "third".into());
         entries[1].secret_access_key = String::new().into();
         entries[1].session_token = Some(String::new().into());
         entries[1].principal = "a\nb".into();
@@ -307,7 +329,7 @@ mod tests {
                 (1, "session_token"),
                 (1, "principal"),
                 (2, "not_after"),
-                (3, "access_key_id")
+                (4, "access_key_id")
             ]
         );
         assert!(Keyring::from_entries(vec![entry("A"); KEYS_MAX + 1]).is_err());
@@ -319,7 +341,20 @@ mod tests {
         entries[2].principal = "other".into();
         let ring = Keyring::from_entries(entries).expect("valid");
         assert_eq!(ring.principals().iter().map(|p| &**p).collect::<Vec<_>>(), ["other", "team"]);
-        assert!(ring.lookup("B").is_some() && ring.lookup("b").is_none());
+        assert!(ring.lookup("B").len() == 1 && ring.lookup("b").is_empty());
+    }
+
+    #[test]
+    fn the_current_key_of_an_id_comes_first_and_a_credential_counts_once() {
+        let current = KeyEntry { principal: "current".into(), ..entry("A") };
+        let previous = KeyEntry { session_token: None, principal: "previous".into(), ..entry("A") };
+        let of_a = |entries: Vec<KeyEntry>| {
+            let ring = Keyring::from_entries(entries).expect("valid");
+            ring.lookup("A").iter().map(|key| key.principal().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_a(vec![current.clone(), previous.clone()]), ["current", "previous"]);
+        assert_eq!(of_a(vec![current.clone(), entry("B"), entry("A"), previous]), ["current", "previous"]);
+        assert_eq!(of_a(vec![current, entry("A")]), ["current"]);
     }
 
     #[test]
@@ -327,7 +362,7 @@ mod tests {
         let standing = |first, last, disabled, now| {
             let entry = KeyEntry { not_before: first, not_after: last, disabled, ..entry("A") };
             let ring = Keyring::from_entries(vec![entry]).expect("valid");
-            ring.lookup("A").expect("there").standing(ManualClock::at(now).now())
+            only(&ring).standing(ManualClock::at(now).now())
         };
         assert_eq!(standing(Some(10), Some(20), false, 9), Standing::Early);
         assert_eq!(standing(Some(10), Some(20), false, 10), Standing::Usable);
@@ -339,7 +374,7 @@ mod tests {
     #[test]
     fn signing_keys_are_kept_per_scope_and_bounded() {
         let ring = Keyring::from_entries(vec![entry("A")]).expect("valid");
-        let key = ring.lookup("A").expect("there");
+        let key = only(&ring);
         let derive = |at: &str, region: &str| key.signing_key(&stamp(at), region, "execute-api");
         let first = derive("20240115T000000Z", "r");
         assert!(Arc::ptr_eq(&first, &derive("20240115T235959Z", "r")));
@@ -368,7 +403,7 @@ mod tests {
         let entries = vec![entry("A")];
         let mut shown = format!("{entries:?}");
         let ring = Keyring::from_entries(entries).expect("valid");
-        let key = ring.lookup("A").expect("there");
+        let key = only(&ring);
         shown += &format!("{ring:?} {key:?} {:?}", key.signing_key(&stamp("20240115T000000Z"), "r", "s"));
         assert!(!shown.contains("s3cr3t") && !shown.contains("t0ken"), "{shown}");
     }

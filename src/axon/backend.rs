@@ -1,4 +1,4 @@
-//! One address of Axon: who it is, how busy it is, whether it answered when last tried, its idle connections.
+//! One address of Axon: who it is, how busy it is, whether it answered when last tried, its connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::axon::call::Outcome;
-use crate::axon::wire::Connection;
+use crate::axon::dial::Dialer;
+use crate::axon::pool::Pool;
 
 /// The metric handles of one backend.
 pub struct BackendMetrics {
@@ -37,9 +37,7 @@ pub struct Backend {
     authority: HeaderValue,
     in_flight: AtomicU32,
     reachable: AtomicBool,
-    /// Newest last: the one used next is the one most likely alive.
-    #[allow(clippy::vec_box, reason = "they come and go as boxes, and are large")]
-    idle: Mutex<Vec<Box<Connection>>>,
+    pool: Pool,
     metrics: BackendMetrics,
 }
 
@@ -48,7 +46,12 @@ impl Backend {
     ///
     /// # Errors
     /// One line for the operator when the authority, `host:port`, cannot stand in a header.
-    pub fn new(address: SocketAddr, authority: &str, metrics: BackendMetrics) -> Result<Arc<Self>, String> {
+    pub fn new(
+        address: SocketAddr,
+        authority: &str,
+        dialer: Dialer,
+        metrics: BackendMetrics,
+    ) -> Result<Arc<Self>, String> {
         let value = HeaderValue::from_str(authority).map_err(|e| format!("endpoint `{authority}`: {e}"))?;
         metrics.healthy.set(1);
         Ok(Arc::new(Self {
@@ -57,7 +60,7 @@ impl Backend {
             authority: value,
             in_flight: AtomicU32::new(0),
             reachable: AtomicBool::new(true),
-            idle: Mutex::new(Vec::new()),
+            pool: Pool::new(dialer),
             metrics,
         }))
     }
@@ -74,6 +77,11 @@ impl Backend {
     /// `host:port`, for logs and labels.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Its connections.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     pub fn metrics(&self) -> &BackendMetrics {
@@ -96,7 +104,7 @@ impl Backend {
         if changed {
             self.metrics.healthy.set(i64::from(reachable));
             if !reachable {
-                self.idle.lock().clear();
+                self.pool.clear();
             }
         }
         changed
@@ -106,41 +114,6 @@ impl Backend {
     pub fn occupy(self: &Arc<Self>) -> Occupied {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Occupied(self.clone())
-    }
-
-    /// An idle connection that is still open.
-    pub fn take_idle(&self) -> Option<Box<Connection>> {
-        loop {
-            // The lock is held for the pop alone; the look at the connection comes after.
-            let mut connection = self.idle.lock().pop()?;
-            if connection.is_open() {
-                return Some(connection);
-            }
-        }
-    }
-
-    /// Gives a connection back; the oldest of more than `keep` is closed.
-    pub fn put_idle(&self, connection: Box<Connection>, keep: usize) {
-        if keep == 0 {
-            return;
-        }
-        let surplus = {
-            let mut idle = self.idle.lock();
-            let surplus = (idle.len() >= keep).then(|| idle.remove(0));
-            idle.push(connection);
-            surplus
-        };
-        drop(surplus);
-    }
-
-    /// Closes what has been idle for longer than `age` at `now_ticks`.
-    pub fn close_older_than(&self, age: Duration, now_ticks: u64) {
-        let limit = now_ticks.saturating_sub(age.as_nanos() as u64);
-        let mut idle = self.idle.lock();
-        let stale = idle.iter().take_while(|c| c.idle_since() < limit).count();
-        let closed: Vec<Box<Connection>> = idle.drain(..stale).collect();
-        drop(idle);
-        drop(closed);
     }
 }
 

@@ -48,6 +48,7 @@ fn spread(random: u64, n: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::axon::dial::Dialer;
     use crate::telemetry::Metrics;
 
     fn backends(n: u16) -> Vec<Arc<Backend>> {
@@ -55,7 +56,8 @@ mod tests {
         (1..=n)
             .map(|port| {
                 let label = format!("127.0.0.1:{port}");
-                Backend::new(([127, 0, 0, 1], port).into(), &label, metrics.backend(&label)).expect("a backend")
+                Backend::new(([127, 0, 0, 1], port).into(), &label, Dialer::plain(), metrics.backend(&label))
+                    .expect("a backend")
             })
             .collect()
     }

@@ -2,33 +2,31 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use crate::axon::Backend;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
-use crate::axon::wire::Connection;
+use crate::axon::pool::Bounds;
+use crate::axon::wire::{Body, Connection};
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
 
 /// An answer under way.
 pub struct Exchange {
     pub head: Parts,
-    pub(super) body: Incoming,
+    pub(super) body: Body,
     /// The end of the body was seen; one of unknown length does not tell it again.
     pub(super) ended: bool,
     pub(super) announced: Option<u64>,
-    pub(super) connection: Box<Connection>,
+    pub(super) connection: Connection,
     pub(super) backend: Arc<Backend>,
     pub(super) began: Moment,
     pub(super) total: Instant,
-    pub(super) idle: Duration,
-    pub(super) keepalive: usize,
+    pub(super) bounds: Bounds,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) _occupied: Occupied,
 }
@@ -60,14 +58,14 @@ impl Exchange {
         if now >= self.total {
             return Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() });
         }
-        let deadline = self.total.min(now + self.idle);
+        let deadline = self.total.min(now + self.bounds.idle);
         match timeout_at(deadline, self.connection.next(&mut self.body)).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(None) => {
                 self.ended = true;
                 Ok(None)
             }
-            Ok(Some(Err(e))) => Err(Broken { outcome: Outcome::Broken, why: describe(&e) }),
+            Ok(Some(Err(why))) => Err(Broken { outcome: Outcome::Broken, why }),
             Err(_) => Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() }),
         }
     }
@@ -106,10 +104,10 @@ impl Exchange {
     }
 
     /// Ends the exchange, keeping the connection when the answer was read whole.
-    pub fn finish(mut self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
+    pub fn finish(self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
         let now = self.clock.now();
-        if self.is_whole() && self.connection.settle(now.ticks) {
-            self.backend.put_idle(self.connection, self.keepalive);
+        if self.is_whole() {
+            self.backend.pool().put(self.connection, self.bounds, now.ticks);
         }
         Call { backend: self.backend, outcome, message: message.into(), took: now.since(self.began) }
     }
@@ -127,13 +125,5 @@ impl Broken {
     pub fn rejection(&self) -> Rejection {
         let issue = if self.outcome == Outcome::Timeout { "timeout" } else { "upstream_failed" };
         Rejection::unavailable(issue, self.why.clone())
-    }
-}
-
-/// hyper's words for an error, its cause included; they hold nothing of the request.
-pub fn describe(error: &hyper::Error) -> Cow<'static, str> {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}").into(),
-        None => error.to_string().into(),
     }
 }

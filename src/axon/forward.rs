@@ -9,14 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
-use http_body_util::Full;
-use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use crate::axon::call::{Call, Outcome};
 use crate::axon::choose::{Tried, choose};
-use crate::axon::exchange::{Exchange, describe};
-use crate::axon::upstream::{is_own_fault, note_reachable};
+use crate::axon::dial::Fault;
+use crate::axon::exchange::Exchange;
+use crate::axon::upstream::note_reachable;
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
@@ -138,27 +137,31 @@ async fn ask(
 ) -> Result<Exchange, Miss> {
     let timeouts = upstream.settings.timeouts;
     let occupied = backend.occupy();
-    let mut pooled = backend.take_idle();
-    let (connection, response) = loop {
+    let mut pooled = backend.pool().take();
+    let (connection, head, body) = loop {
         let reused = pooled.is_some();
         let mut connection = match pooled.take() {
             Some(connection) => connection,
-            None => connect(backend, total.min(Instant::now() + timeouts.connect)).await?,
+            None => connect(upstream, backend, total).await?,
         };
         let request = request(upstream, backend, outgoing, clock.now()).map_err(|why| Miss::Final {
             outcome: Outcome::Error,
             rejection: Rejection::new(Code::InternalError, why),
         })?;
         match timeout_at(total.min(Instant::now() + timeouts.first_byte), connection.send(request)).await {
-            Ok(Ok(response)) => break (connection, response),
+            Ok(Ok((head, body))) => break (connection, head, body),
             // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
-            Ok(Err(Failure::Unsent)) if reused => pooled = backend.take_idle(),
+            Ok(Err(Failure::Unsent)) if reused => pooled = backend.pool().take(),
             Ok(Err(Failure::Unsent)) => {
                 let rejection = Rejection::unavailable("upstream_failed", "connection closed before the request");
                 return Err(Miss::NotConnected { outcome: Outcome::Broken, rejection });
             }
-            Ok(Err(Failure::Broken(e))) => {
-                let rejection = Rejection::unavailable("upstream_failed", describe(&e));
+            Ok(Err(Failure::Refused(why))) => {
+                let rejection = Rejection::unavailable("upstream_failed", why);
+                return Err(Miss::NotConnected { outcome: Outcome::Broken, rejection });
+            }
+            Ok(Err(Failure::Broken(why))) => {
+                let rejection = Rejection::unavailable("upstream_failed", why);
                 return Err(Miss::Final { outcome: Outcome::Broken, rejection });
             }
             Err(_) => {
@@ -167,40 +170,40 @@ async fn ask(
             }
         }
     };
-    let (head, body) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let rejection = Rejection::unavailable("upstream_failed", "switched protocols without being asked to");
         return Err(Miss::Final { outcome: Outcome::Error, rejection });
     }
     Ok(Exchange {
         head,
-        announced: body.size_hint().exact(),
+        announced: body.announced_length(),
         body,
         ended: false,
         connection,
         backend: backend.clone(),
         began,
         total,
-        idle: timeouts.idle,
-        keepalive: upstream.settings.keepalive as usize,
+        bounds: upstream.bounds(),
         clock: clock.clone(),
         _occupied: occupied,
     })
 }
 
-async fn connect(backend: &Backend, deadline: Instant) -> Result<Box<Connection>, Miss> {
-    let (outcome, issue, why) = match timeout_at(deadline, Connection::open(backend.address())).await {
+async fn connect(upstream: &Upstream, backend: &Backend, total: Instant) -> Result<Connection, Miss> {
+    let bounds = upstream.bounds();
+    let deadline = total.min(Instant::now() + bounds.connect);
+    let (outcome, issue, why) = match timeout_at(deadline, backend.pool().open(backend.address(), bounds)).await {
         Ok(Ok(connection)) => {
             note_reachable(backend, true, "connected");
             return Ok(connection);
         }
         // What this machine could not do says nothing about the backend.
-        Ok(Err(e)) if is_own_fault(&e) => {
-            log::error!("cannot connect to {}: {e}", backend.label());
-            let rejection = Rejection::unavailable("connect_failed", format!("connect failed here: {e}"));
+        Ok(Err(e)) if e.fault == Fault::Ours => {
+            log::error!("cannot connect to {}: {}", backend.label(), e.why);
+            let rejection = Rejection::unavailable("connect_failed", format!("connect failed here: {}", e.why));
             return Err(Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection });
         }
-        Ok(Err(e)) => (Outcome::ConnectFailed, "connect_failed", format!("connect failed: {}", e.kind())),
+        Ok(Err(e)) => (Outcome::ConnectFailed, "connect_failed", format!("connect failed: {}", e.why)),
         Err(_) => (Outcome::ConnectFailed, "connect_failed", "connect timed out".to_owned()),
     };
     note_reachable(backend, false, &why);
@@ -214,7 +217,7 @@ fn request(
     backend: &Backend,
     outgoing: &Outgoing<'_>,
     now: Moment,
-) -> Result<Request<Full<Bytes>>, String> {
+) -> Result<Request<Bytes>, String> {
     let asked = &upstream.settings.request;
     let (method, body) = match asked.method {
         UpstreamMethod::Post => (Method::POST, outgoing.body.clone()),
@@ -238,7 +241,7 @@ fn request(
     if let Some(signer) = &upstream.signer {
         signer.sign_headers(method.as_str(), backend.label(), &asked.path, &mut headers, &body, now)?;
     }
-    let mut request = Request::new(Full::new(body));
+    let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = upstream.target.clone();
     *request.headers_mut() = headers;

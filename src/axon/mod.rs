@@ -3,9 +3,12 @@
 mod backend;
 mod call;
 mod choose;
+mod dial;
 pub mod envelope;
 mod exchange;
 mod forward;
+mod http1;
+mod pool;
 mod upstream;
 mod wire;
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Uri;
-use tokio::net::TcpStream;
 
 use crate::auth::Signer;
+use crate::axon::dial::{Dialer, Fault};
+use crate::axon::pool::Bounds;
 use crate::axon::{Backend, BackendMetrics};
 use crate::clock::Clock;
 use crate::snapshot::settings;
@@ -41,7 +42,10 @@ impl Upstream {
         let backends = settings.endpoints.iter().map(|endpoint| {
             match known.get(&(endpoint.address, endpoint.authority.as_str())) {
                 Some(backend) => Ok(Arc::clone(backend)),
-                None => Backend::new(endpoint.address, &endpoint.authority, metrics(&endpoint.authority)),
+                None => {
+                    let label = &endpoint.authority;
+                    Backend::new(endpoint.address, label, Dialer::plain(), metrics(label))
+                }
             }
         });
         let signer = settings.sign.as_ref().map(|sign| {
@@ -64,6 +68,12 @@ impl Upstream {
         self.backends.iter().any(|backend| backend.reachable())
     }
 
+    /// What its pools may hold.
+    pub fn bounds(&self) -> Bounds {
+        let timeouts = self.settings.timeouts;
+        Bounds { keepalive: self.settings.keepalive as usize, connect: timeouts.connect, idle: timeouts.idle }
+    }
+
     /// Keeps reachability true and idle connections young, for as long as the upstream lives: every
     /// backend is tried once at the start, so that `/health` knows, then those that failed, every second.
     pub async fn watch(this: Weak<Upstream>, clock: Arc<dyn Clock>) {
@@ -72,12 +82,16 @@ impl Upstream {
             let Some(upstream) = this.upgrade() else { return };
             let timeouts = upstream.settings.timeouts;
             let probes = upstream.backends.iter().map(|backend| async {
-                backend.close_older_than(timeouts.idle, clock.now().ticks);
+                backend.pool().close_older_than(timeouts.idle, clock.now().ticks);
                 if first || !backend.reachable() {
-                    match tokio::time::timeout(timeouts.connect, TcpStream::connect(backend.address())).await {
+                    let opening = backend.pool().open(backend.address(), upstream.bounds());
+                    match tokio::time::timeout(timeouts.connect, opening).await {
                         Ok(Ok(_)) => note_reachable(backend, true, "connected"),
-                        Ok(Err(e)) if is_own_fault(&e) => log::error!("cannot probe {}: {e}", backend.label()),
-                        Ok(Err(_)) | Err(_) => note_reachable(backend, false, "probe failed"),
+                        Ok(Err(e)) => match e.fault {
+                            Fault::Ours => log::error!("cannot probe {}: {}", backend.label(), e.why),
+                            Fault::Theirs => note_reachable(backend, false, &format!("probe failed: {}", e.why)),
+                        },
+                        Err(_) => note_reachable(backend, false, "probe timed out"),
                     }
                 }
             });
@@ -89,37 +103,10 @@ impl Upstream {
     }
 }
 
-/// Whether a connect failed for want of something on this machine, such as file descriptors or ports.
-pub fn is_own_fault(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
-    };
-    let told_by_the_network =
-        [ConnectionRefused, ConnectionReset, ConnectionAborted, HostUnreachable, NetworkUnreachable, TimedOut];
-    !told_by_the_network.contains(&error.kind())
-}
-
 /// Notes how a connect went and logs a change.
 pub fn note_reachable(backend: &Backend, reachable: bool, why: &str) {
     if backend.set_reachable(reachable) {
         let state = if reachable { "reachable" } else { "unreachable" };
         log::warn!("backend {} is {state}: {why}", backend.label());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Error, ErrorKind};
-
-    #[test]
-    fn only_the_network_speaks_of_a_backend() {
-        // EMFILE and ENFILE have no kind of their own.
-        for local in [Error::from_raw_os_error(24), Error::from_raw_os_error(23), ErrorKind::AddrNotAvailable.into()] {
-            assert!(is_own_fault(&local), "{local}");
-        }
-        for remote in [ErrorKind::ConnectionRefused, ErrorKind::TimedOut, ErrorKind::HostUnreachable] {
-            assert!(!is_own_fault(&remote.into()), "{remote}");
-        }
     }
 }

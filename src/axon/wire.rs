@@ -1,176 +1,77 @@
-//! One HTTP/1.1 connection to Axon, on hyper's client.
+//! What an exchange with Axon needs of a connection, whatever is spoken on it.
 //!
-//! The connection's own future is driven by the task that uses it, not by a task of its own: a request
-//! then costs no hand-over between tasks, and head and body leave in one write. Measured against
-//! Pingora's connector in this place (`docs/performance.md`); the choice ends at this file.
+//! Invariant: [`Failure::Unsent`] and [`Failure::Refused`] are only said where it is certain that Axon
+//! has not begun.
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http::Request;
+use http::response::Parts;
+use hyper::body::{Body as _, Incoming};
+
+use crate::axon::http1::Http1;
 
 /// Largest answer head that is read, in bytes.
-const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+pub const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most header fields of an answer.
-const ANSWER_FIELDS_MAX: usize = 128;
+pub const ANSWER_FIELDS_MAX: usize = 128;
 
-type Driver = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+/// A place for one exchange at a time. Dropped during one, it ends it at once.
+pub enum Connection {
+    Http1(Box<Http1>),
+}
 
-/// An open connection.
-pub struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it has ended. Only dropping it gives back a request that it never took.
-    driver: Option<Driver>,
-    idle_since: u64,
+/// The body of an answer, read through the connection that it comes from.
+pub enum Body {
+    Http1(Incoming),
 }
 
 /// Why no answer came.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing of the request was written, so it may be sent again.
+    /// The connection had ended before anything of the request was written; another will do.
     Unsent,
-    /// Axon may have begun.
-    Broken(hyper::Error),
+    /// Axon turned the request away before it began, as the protocol has it. The reason is for the log.
+    Refused(Cow<'static, str>),
+    /// Axon may have begun. The reason is for the log.
+    Broken(Cow<'static, str>),
 }
 
 impl Connection {
-    /// Opens a connection.
-    ///
-    /// # Errors
-    /// The operating system's, or hyper's as `Other`.
-    pub async fn open(address: SocketAddr) -> io::Result<Box<Self>> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(ANSWER_HEAD_BYTES_MAX)
-            .max_headers(ANSWER_FIELDS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // Boxed, because it goes from hand to hand and is large.
-        Ok(Box::new(Self { sender, driver: Some(driver), idle_since: 0 }))
-    }
-
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
     ///
     /// # Errors
-    /// [`Failure::Unsent`] when the connection was found closed before anything was written.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
-        poll_fn(|cx| driven(driver, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
-            match failed.take_message() {
-                Some(_) => Failure::Unsent,
-                None => Failure::Broken(failed.into_error()),
+    /// [`Failure`] says whether the request may be sent again.
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<(Parts, Body), Failure> {
+        match self {
+            Connection::Http1(connection) => {
+                let (head, body) = connection.send(request).await?.into_parts();
+                Ok((head, Body::Http1(body)))
             }
-        })
+        }
     }
 
     /// The next bytes of the answer's body, `None` at its end. Trailers are dropped.
-    pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
-        let driver = &mut self.driver;
-        let mut next = |cx: &mut Context<'_>| {
-            loop {
-                match Pin::new(&mut *body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => return Poll::Ready(Some(Ok(data))),
-                        Err(_trailers) => continue,
-                    },
-                    Poll::Ready(Some(Err(e))) => return Poll::Ready(Some(Err(e))),
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-        };
-        poll_fn(|cx| driven(driver, cx, &mut next)).await
-    }
-
-    /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
-    pub fn settle(&mut self, now_ticks: u64) -> bool {
-        self.idle_since = now_ticks;
-        self.is_open()
-    }
-
-    /// Whether the connection is open and idle as far as this end knows at this moment.
-    pub fn is_open(&mut self) -> bool {
-        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && self.sender.is_ready()
-    }
-
-    /// Ticks at which the connection came to rest.
-    pub fn idle_since(&self) -> u64 {
-        self.idle_since
+    pub async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
+        match (self, body) {
+            (Connection::Http1(connection), Body::Http1(body)) => connection.next(body).await,
+        }
     }
 }
 
-/// Polls what waits for the connection, and the connection.
-///
-/// The two tell each other through channels that wake whoever polled last; with the task's own waker each
-/// step would schedule the task again for nothing. So the task's waker goes only to the connection, whose
-/// wakes come from the socket, and what waits for it is asked again after each of its steps.
-fn driven<T>(
-    driver: &mut Option<Driver>,
-    cx: &mut Context<'_>,
-    mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
-) -> Poll<T> {
-    let quiet = &mut Context::from_waker(Waker::noop());
-    drive(driver, quiet);
-    if let Poll::Ready(done) = waiting(quiet) {
-        return Poll::Ready(done);
+impl Body {
+    /// Whether nothing more comes. One of unknown length may tell it only by [`Connection::next`].
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Http1(body) => body.is_end_stream(),
+        }
     }
-    drive(driver, cx);
-    waiting(quiet)
-}
 
-/// Lets the connection read and write what it can. An error of the driver reaches the caller through
-/// the answer or the body that it cuts off.
-fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
-    if driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(cx).is_ready()) {
-        *driver = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// The moment between the look at an idle connection and its use, in which its end arrives.
-    #[tokio::test]
-    async fn a_request_is_given_back_when_the_end_is_met_before_a_byte_is_written() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("address");
-        let mut connection = Connection::open(address).await.expect("connect");
-        let (mut axon, _) = listener.accept().await.expect("accept");
-        let request = || Request::builder().uri("/").body(Full::new(Bytes::new())).expect("a request");
-        let answer = async {
-            axon.read_buf(&mut Vec::new()).await.expect("a request");
-            axon.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an answer");
-        };
-        let (sent, ()) = tokio::join!(connection.send(request()), answer);
-        assert_eq!(sent.expect("an answer").status(), 204);
-        assert!(connection.settle(0));
-
-        drop(axon);
-        // What happened later is seen later: once this has come, so has the end of the other.
-        let mut later = TcpStream::connect(address).await.expect("connect");
-        listener.accept().await.expect("accept").0.write_all(b"!").await.expect("write");
-        assert_eq!(later.read_u8().await.expect("read"), b'!');
-
-        let failed = tokio::time::timeout(Duration::from_secs(10), connection.send(request())).await;
-        assert!(matches!(failed.expect("no wait for what cannot come"), Err(Failure::Unsent)));
+    /// Bytes of the whole body where they were announced.
+    pub fn announced_length(&self) -> Option<u64> {
+        match self {
+            Body::Http1(body) => body.size_hint().exact(),
+        }
     }
 }

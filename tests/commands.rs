@@ -232,7 +232,7 @@ async fn every_help_has_an_example() {
     let exit = run(orbit(["--help"])).await;
     let listed = exit.stdout.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
     let listed: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    for required in ["run", "dev", "check", "call"] {
+    for required in ["run", "dev", "check", "call", "sigv4"] {
         assert!(listed.contains(&required), "{listed:?}");
     }
     assert!(exit.stdout.contains("\n  orbit dev"), "{}", exit.stdout);

@@ -20,3 +20,4 @@ mod limits;
 mod observability;
 mod reload;
 mod sigv4_suite;
+mod sigv4_verify;

@@ -983,39 +983,19 @@ fn the_page_of_metrics_is_what_the_code_says() {
     same_as("docs/metrics.md", &page);
 }
 
-/// What a signature's issue means, and what its caller should do.
-fn signature_issue(issue: Issue) -> (&'static str, &'static str) {
+/// What a signature's issue means.
+fn signature_issue(issue: Issue) -> &'static str {
     match issue {
-        Issue::Malformed => (
-            "the header, a date or a payload declaration does not follow its grammar",
-            "sign with an SDK, or compare with AWS's specification",
-        ),
-        Issue::UnsupportedAlgorithm => (
-            "another algorithm than `AWS4-HMAC-SHA256`, chunk signatures included",
-            "use `AWS4-HMAC-SHA256` over the whole body",
-        ),
-        Issue::UnsignedHeader => (
-            "a header that must be signed is not: `host`, or an `x-amz-*` that is sent",
-            "sign it, or add it before signing",
-        ),
-        Issue::MissingSignedHeader => {
-            ("the signature names a header that the request lacks", "look for a proxy that removes headers")
-        }
-        Issue::WrongScope => (
-            "date, region, service or terminator of the credential",
-            "use the region and service of `auth`, and the day of `X-Amz-Date`",
-        ),
-        Issue::Expired => ("the date is too far in the past", "set the caller's clock; sign each try anew"),
-        Issue::NotYetValid => ("the date is too far in the future", "set the caller's clock"),
-        Issue::PayloadMismatch => (
-            "the body is not the one that was declared, or must be declared and is not",
-            "sign the bytes that are sent",
-        ),
-        Issue::TokenMismatch => ("the session token is not the key's", "send the token that came with the key"),
-        Issue::Mismatch => (
-            "unknown key, disabled key, wrong secret or altered request; Orbit's log tells which",
-            "check key and secret, and that nothing rewrites host, path, query or body",
-        ),
+        Issue::Malformed => "the header, a date or a payload declaration does not follow its grammar",
+        Issue::UnsupportedAlgorithm => "another algorithm than `AWS4-HMAC-SHA256`, chunk signatures included",
+        Issue::UnsignedHeader => "a header that must be signed is not: `host`, or an `x-amz-*` that is sent",
+        Issue::MissingSignedHeader => "the signature names a header that the request lacks",
+        Issue::WrongScope => "date, region, service or terminator of the credential",
+        Issue::Expired => "the date is too far in the past",
+        Issue::NotYetValid => "the date is too far in the future",
+        Issue::PayloadMismatch => "the body is not the one that was declared, or must be declared and is not",
+        Issue::TokenMismatch => "the session token is not the key's",
+        Issue::Mismatch => "unknown key, disabled key, wrong secret or altered request; Orbit's log tells which",
     }
 }
 
@@ -1059,8 +1039,7 @@ fn the_page_of_errors_is_what_the_code_says() {
              object, else an error with `details.issue` `upstream_refused`.\n\n\
              ## `INVALID_SIGNATURE`\n\n| `details.issue` | means | do |\n|---|---|---|\n";
     for issue in Issue::ALL {
-        let (means, todo) = signature_issue(issue);
-        page += &format!("| `{}` | {means} | {todo} |\n", issue.as_str());
+        page += &format!("| `{}` | {} | {} |\n", issue.as_str(), signature_issue(issue), issue.advice());
     }
     page += "\n`expired` and `not_yet_valid` add `server_time`, `request_time` and `allowed_skew_seconds`.\n\n\
              ## `SERVICE_UNAVAILABLE`\n\n| `details.issue` | when | may Axon have begun? |\n|---|---|---|\n";

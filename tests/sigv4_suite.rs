@@ -238,7 +238,7 @@ const REFUSED_BY_THE_FRONT_DOOR: [(&str, &str); 5] = [
 const WITHOUT_CREDENTIALS: [&str; 2] = ["double-encode-path", "double-url-encode"];
 
 /// The suite's folder inside the published `aws-sigv4` package.
-fn suite() -> PathBuf {
+pub fn suite() -> PathBuf {
     let metadata = |extra: &[&str]| {
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--manifest-path"])

@@ -77,6 +77,27 @@ impl Issue {
             Issue::Mismatch => "mismatch",
         }
     }
+
+    /// The issue of that spelling.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|issue| issue.as_str() == word)
+    }
+
+    /// What a caller should do about it.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Issue::Malformed => "sign with an SDK, or compare with AWS's specification",
+            Issue::UnsupportedAlgorithm => "use `AWS4-HMAC-SHA256` over the whole body",
+            Issue::UnsignedHeader => "sign it, or add it before signing",
+            Issue::MissingSignedHeader => "look for a proxy that removes headers",
+            Issue::WrongScope => "use the region and service of `auth`, and the day of `X-Amz-Date`",
+            Issue::Expired => "set the caller's clock; sign each try anew",
+            Issue::NotYetValid => "set the caller's clock",
+            Issue::PayloadMismatch => "sign the bytes that are sent",
+            Issue::TokenMismatch => "send the token that came with the key",
+            Issue::Mismatch => "check key and secret, and that nothing rewrites host, path, query or body",
+        }
+    }
 }
 
 /// `401 INVALID_SIGNATURE` with its issue; `why` goes to the log.

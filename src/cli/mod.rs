@@ -1,10 +1,13 @@
 //! The command line: one file per command. Exit codes: 0 fine, 1 failed or invalid, 2 wrong usage.
+//! `sigv4 verify` judges many files, so there 2 is also what kept it from judging: an invalid configuration.
 
 mod call;
+mod capture;
 mod check;
 mod dev;
 mod run;
 mod sample;
+mod sigv4;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -36,6 +39,8 @@ enum Command {
     Check(check::Args),
     /// Send a signed dispatch and print the answer
     Call(Box<call::Args>),
+    /// Verify captured requests offline, and say what is wrong with them
+    Sigv4(sigv4::Args),
 }
 
 /// Parses the arguments and runs the command.
@@ -54,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(&args, environment),
         Command::Check(args) => check::run(&args, &*environment),
         Command::Call(args) => call::run(&args, &*environment),
+        Command::Sigv4(args) => sigv4::run(&args, &*environment),
     }
 }
 

@@ -56,12 +56,19 @@ impl ChunkAudit {
     ///
     /// # Errors
     /// [`Sloppy`] at the first byte that is not strictly well formed.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<usize, Sloppy> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Sloppy> {
+        self.follow(bytes, |_| {})
+    }
+
+    /// [`feed`](Self::feed), which also hands out the data between the framing.
+    fn follow(&mut self, mut bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Sloppy> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let At::Data { left } = self.at {
-                let skip = left.min(bytes.len() as u64);
-                self.at = if skip == left { At::DataCr } else { At::Data { left: left - skip } };
-                bytes = bytes.get(skip as usize..).unwrap_or_default();
+                let here = left.min(bytes.len() as u64);
+                self.at = if here == left { At::DataCr } else { At::Data { left: left - here } };
+                let (own, behind) = bytes.split_at_checked(here as usize).unwrap_or((bytes, &[]));
+                data(own);
+                bytes = behind;
                 continue;
             }
             bytes = rest;
@@ -112,6 +119,17 @@ impl ChunkAudit {
     }
 }
 
+/// The data of a chunked body that is there whole, and how many bytes are behind its end; `None` if the end is
+/// missing.
+///
+/// # Errors
+/// [`Sloppy`] at the first byte that is not strictly well formed.
+pub fn decode(body: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Sloppy> {
+    let (mut audit, mut data) = (ChunkAudit::new(), Vec::with_capacity(body.len()));
+    let behind = audit.follow(body, |part| data.extend_from_slice(part))?;
+    Ok(audit.done().then_some((data, behind)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +159,17 @@ mod tests {
         }
         assert_eq!(feed(b"5\r\nhel"), Ok(false));
         assert_eq!(ChunkAudit::new().feed(b"1\r\nx\r\n0\r\n\r\nGET /"), Ok(5));
+    }
+
+    #[test]
+    fn a_whole_body_gives_its_data() {
+        let decoded = |body: &str| decode(body.as_bytes()).map(|found| found.map(|(data, n)| (data.len(), n)));
+        assert_eq!(decode(b"2;x\r\nhe\r\n3\r\nllo\r\n0\r\nA: b\r\n\r\n\n"), Ok(Some((b"hello".to_vec(), 1))));
+        assert_eq!(decoded("0\r\n\r\n"), Ok(Some((0, 0))));
+        for cut in ["", "5", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\n\r"] {
+            assert_eq!(decoded(cut), Ok(None), "{cut:?}");
+        }
+        assert!(decode(b"5\nhello\n0\n\n").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ pub mod settings;
 
 use std::sync::Arc;
 
-use crate::auth::{KeyEntry, Keyring, Rules};
+use crate::auth::{KeyEntry, KeyProblem, Keyring, Rules};
 use crate::axon::{BackendMetrics, Upstream};
 use crate::clock::Moment;
 use crate::gate::{Book, Gates};
@@ -55,14 +55,7 @@ impl Snapshot {
         let mut complaints = Vec::new();
         let mut book = Book::after(predecessor.map(|p| &p.book), ingredients.seed);
 
-        let keyring = Keyring::from_entries(settings.keys.iter().map(key_entry).collect())
-            .map_err(|problems| {
-                complaints.extend(problems.iter().map(|problem| {
-                    let origin = settings.keys.get(problem.entry).map(|key| key.origin.to_string());
-                    format!("{}: `{}`: {}", origin.unwrap_or_default(), problem.field, problem.issue)
-                }));
-            })
-            .ok();
+        let keyring = keyring(&settings).map_err(|lines| complaints.extend(lines)).ok();
         let policies = Policies::compile(settings.policies.iter().map(|(policy, _)| policy.clone()).collect())
             .map_err(|problems| {
                 complaints.extend(problems.iter().map(|problem| {
@@ -89,12 +82,7 @@ impl Snapshot {
         Ok(Self {
             generation: predecessor.map_or(1, |p| p.generation + 1),
             sha256,
-            rules: Rules {
-                regions: settings.auth.regions.clone(),
-                services: settings.auth.services.clone(),
-                clock_skew: settings.auth.clock_skew,
-                unsigned_payload: settings.auth.unsigned_payload == UnsignedPayload::Allow,
-            },
+            rules: rules(&settings),
             keyring,
             gates,
             policies,
@@ -137,6 +125,30 @@ fn policy_windows(policies: &Policies, book: &mut Book) -> Vec<Vec<Arc<Window>>>
 
 const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// What signatures must be made for.
+pub fn rules(settings: &Settings) -> Rules {
+    let auth = &settings.auth;
+    Rules {
+        regions: auth.regions.clone(),
+        services: auth.services.clone(),
+        clock_skew: auth.clock_skew,
+        unsigned_payload: auth.unsigned_payload == UnsignedPayload::Allow,
+    }
+}
+
+/// What signatures are made with.
+///
+/// # Errors
+/// Every complaint, one line each, for the operator.
+pub fn keyring(settings: &Settings) -> Result<Keyring, Vec<String>> {
+    let complaint = |problem: &KeyProblem| {
+        let origin = settings.keys.get(problem.entry).map(|key| key.origin.to_string());
+        format!("{}: `{}`: {}", origin.unwrap_or_default(), problem.field, problem.issue)
+    };
+    Keyring::from_entries(settings.keys.iter().map(key_entry).collect())
+        .map_err(|problems| problems.iter().map(complaint).collect())
+}
 
 fn key_entry(key: &KeySetting) -> KeyEntry {
     KeyEntry {

@@ -56,8 +56,13 @@ pub struct Exit {
 
 impl Process {
     /// Starts it with captured output and nothing on standard input.
-    pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn start(command: Command) -> Self {
+        Self::start_reading(command, Stdio::null())
+    }
+
+    /// Starts it with captured output and something on standard input.
+    pub fn start_reading(mut command: Command, input: Stdio) -> Self {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
         let out = Stream::of(child.stdout.take().expect("stdout is piped"));
         let err = Stream::of(child.stderr.take().expect("stderr is piped"));

@@ -1,0 +1,343 @@
+//! `orbit sigv4 verify`: the real binary, requests in files, what it says of each and how it ends.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::client::{Signed, Signing, within};
+use crate::harness::gateway::{ACCESS_KEY, BODY, NOW, SECRET, Setup, signing};
+use crate::harness::process::{Exit, Process, orbit, run, written};
+use crate::sigv4_suite::suite;
+
+/// [`NOW`]
+const AT: &str = "20261122T095651Z";
+const HOST: &str = "orbit.example";
+
+/// A directory with a configuration, a place for requests, and the command run in it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new(setup: &Setup) -> Self {
+        Self(written(setup))
+    }
+
+    fn usual() -> Self {
+        Self::new(&Setup::new(&["http://127.0.0.1:1".to_owned()]))
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.0.path().join(name), bytes).expect("a file");
+    }
+
+    fn command(&self, more: &[&str]) -> std::process::Command {
+        let mut command = orbit(["sigv4", "verify", "-c", "orbit.yaml", "--at", AT].iter().chain(more));
+        command.current_dir(self.0.path());
+        command
+    }
+
+    async fn verify(&self, more: &[&str]) -> Exit {
+        run(self.command(more)).await
+    }
+
+    /// With a file on standard input.
+    async fn pipe(&self, file: &str, more: &[&str]) -> Exit {
+        let input = std::fs::File::open(self.0.path().join(file)).expect("a file");
+        Process::start_reading(self.command(more), input.into()).exit().await
+    }
+
+    /// The verdict on one file, which says whether the exit code is right, too.
+    async fn json(&self, file: &str) -> Value {
+        let exit = self.verify(&["--format", "json", file]).await;
+        assert_eq!(exit.stderr, "", "{exit:?}");
+        let [verdict] = &lines(&exit)[..] else { panic!("{exit:?}") };
+        assert_eq!(exit.code, Some(i32::from(verdict["accepted"] != true)), "{exit:?}");
+        verdict.clone()
+    }
+}
+
+fn lines(exit: &Exit) -> Vec<Value> {
+    exit.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {exit:?}"))).collect()
+}
+
+fn at() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW)
+}
+
+fn post(target: &str) -> Signed {
+    Signed::post(HOST, target, BODY)
+}
+
+fn signed(request: Signed) -> Vec<u8> {
+    request.sign(&signing(), at()).bytes()
+}
+
+/// As captures have it: bare line feeds in the head.
+fn bare(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("UTF-8").replace("\r\n", "\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_line_per_request_in_the_order_given() {
+    let folder = Folder::usual();
+    folder.file("z-good", signed(post("/any/path?b=1&a=%20")));
+    folder.file("a-altered", signed(post("/dispatch").but_send("{}")));
+    folder.file("m-unsigned", "GET / HTTP/1.1\nHost: a\n\n");
+    folder.file("b-broken", "GET / HTTP/1.1\nHost: a\nHost: a\n\n");
+    let files = ["z-good", "a-altered", "m-unsigned", "no-such-file", "b-broken", "z-good"];
+    let exit = folder.verify(&files).await;
+
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(1), ""), "{exit:?}");
+    let told: Vec<&str> = exit.stdout.lines().collect();
+    let accepted = format!("z-good: accepted principal=tests key={ACCESS_KEY}");
+    assert_eq!((told.len(), told[0], told[5]), (6, &*accepted, &*accepted), "{exit:?}");
+    for (line, start) in told[1..5].iter().zip([
+        format!("a-altered: refused mismatch: signature does not match key {ACCESS_KEY}"),
+        "m-unsigned: refused missing_authorization: no Authorization header; ".to_owned(),
+        "no-such-file: refused unreadable: No such file".to_owned(),
+        "b-broken: refused malformed: more than one Host header; ".to_owned(),
+    ]) {
+        assert!(line.starts_with(&start), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_get_one_object_a_line() {
+    let folder = Folder::usual();
+    folder.file("good", signed(post("/")));
+    folder.file("bad", signed(post("/").but_send("{}")));
+    folder.file("none", "GET / HTTP/1.1\nHost: a\n\n");
+    let exit = folder.verify(&["--format", "json", "good", "bad", "none", "\u{fc}\nber"]).await;
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(1), ""), "{exit:?}");
+    let told = lines(&exit);
+    assert_eq!(told[0], json!({ "file": "good", "accepted": true, "principal": "tests", "access_key_id": ACCESS_KEY }));
+    for (verdict, (file, issue)) in
+        told[1..].iter().zip([("bad", "mismatch"), ("none", "missing_authorization"), ("\u{fc}\nber", "unreadable")])
+    {
+        assert_eq!((&verdict["file"], &verdict["issue"]), (&json!(file), &json!(issue)), "{verdict}");
+        assert_eq!(verdict["accepted"], false, "{verdict}");
+        for member in ["hint", "why"] {
+            assert!(verdict[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {verdict}");
+        }
+        let known = ["file", "accepted", "issue", "hint", "why", "hypothesis"];
+        assert!(verdict.as_object().expect("an object").keys().all(|key| known.contains(&key.as_str())), "{verdict}");
+    }
+    assert_eq!(told.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_0_only_when_all_are_accepted() {
+    let folder = Folder::usual();
+    folder.file("length", signed(post("/a")));
+    folder.file("chunks", signed(post("/a").chunked(&[1, 20])));
+    folder.file("declared", signed(post("/a").declared()));
+    folder.file("bare", bare(signed(post("/a"))));
+    folder.file("editor", bare(signed(post("/a"))) + "\n");
+    let framing = format!("Content-Length: {}\n", BODY.len());
+    folder.file("unframed", bare(signed(post("/a"))).replace(&framing, ""));
+    folder.file("method", signed(Signed::new("PATCH", HOST, "/a//b/", "")));
+    folder.file("open-end", bare(signed(Signed::new("GET", HOST, "/", ""))).trim_end());
+    let all = ["length", "chunks", "declared", "bare", "editor", "unframed", "method", "open-end"];
+    let exit = folder.verify(&all).await;
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{exit:?}");
+    assert_eq!(exit.stdout.matches(": accepted ").count(), all.len(), "{exit:?}");
+
+    for (bad, bytes) in [
+        ("cut", &signed(post("/a"))[..signed(post("/a")).len() - 1]),
+        ("more", &[&signed(post("/a"))[..], b"x"].concat()),
+        ("bare-chunks", bare(signed(post("/a").chunked(&[1]))).as_bytes()),
+    ] {
+        folder.file(bad, bytes);
+        let exit = folder.verify(&["length", bad, "chunks"]).await;
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        assert!(exit.stdout.lines().nth(1).expect("a line").contains("refused malformed: "), "{exit:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_one_request() {
+    let folder = Folder::usual();
+    folder.file("good", signed(post("/")));
+    folder.file("bad", signed(post("/").but_send("{}")));
+    for more in [&[][..], &["-"]] {
+        let exit = folder.pipe("good", more).await;
+        assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{exit:?}");
+        assert_eq!(exit.stdout, format!("-: accepted principal=tests key={ACCESS_KEY}\n"));
+    }
+    let exit = folder.pipe("bad", &["good", "-", "good"]).await;
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let verdicts: Vec<_> =
+        exit.stdout.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(verdicts, ["good: accepted", "-: refused", "good: accepted"]);
+    // A second request is none of the first one's body.
+    folder.file("two", [signed(post("/")), signed(post("/"))].concat());
+    let exit = folder.pipe("two", &[]).await;
+    assert!(exit.code == Some(1) && exit.stdout.contains("are behind the end of the body"), "{exit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_is_pinned_or_the_system_s() {
+    let folder = Folder::usual();
+    folder.file("request", signed(post("/")));
+    assert_eq!(folder.json("request").await["accepted"], true);
+    let exit = run(folder.command(&["request", "--at", AT])).await;
+    assert_eq!(exit.code, Some(2), "given twice: {exit:?}");
+    let mut now = orbit(["sigv4", "verify", "-c", "orbit.yaml", "request"]);
+    now.current_dir(folder.0.path());
+    let exit = run(now).await;
+    let issue = exit.stdout.contains("refused expired: ") || exit.stdout.contains("refused not_yet_valid: ");
+    assert!(exit.code == Some(1) && issue, "{exit:?}");
+    for wrong in ["now", "2026-11-22T09:56:51Z", "20261122", "20261332T095651Z", "1795341411"] {
+        let exit = run(orbit(["sigv4", "verify", "-c", "orbit.yaml", "--at", wrong])).await;
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
+        assert!(exit.stderr.contains("20261122T095651Z"), "{exit:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusable_configuration_exits_with_2_and_judges_nothing() {
+    let folder = Folder::usual();
+    folder.file("request", signed(post("/")));
+    folder.file("orbit.yaml", "version: 1\nauth: { keys: keys.yaml, regoin: x }\n");
+    let exit = folder.verify(&["request"]).await;
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
+    assert!(exit.stderr.contains("orbit.yaml:2:") && exit.stderr.contains("`region`"), "{exit:?}");
+    for usage in [&["sigv4"][..], &["sigv4", "verify"], &["sigv4", "sign"]] {
+        let exit = run(orbit(usage)).await;
+        assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configured_bounds_are_named_when_they_are_exceeded() {
+    let folder =
+        Folder::new(&Setup::new(&["http://127.0.0.1:1".to_owned()]).listen("header_bytes: 1KiB, body_bytes: 1KiB"));
+    folder.file("head", signed(post("/").header("x-long", &"a".repeat(1024))));
+    folder.file("body", signed(Signed::new("POST", HOST, "/", "a".repeat(1025))));
+    folder.file("huge", "a".repeat(64 * 1024));
+    folder.file("target", format!("GET /{} HTTP/1.1\nHost: a\n\n", "a".repeat(900)));
+    for (file, issue, named) in [
+        ("head", "malformed", "listen.header_bytes"),
+        ("body", "malformed", "listen.body_bytes"),
+        ("huge", "unreadable", "listen.body_bytes"),
+        ("target", "missing_authorization", ""),
+    ] {
+        let verdict = folder.json(file).await;
+        assert_eq!(verdict["issue"], issue, "{verdict}");
+        assert!(verdict["why"].as_str().expect("text").contains(named), "{verdict}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_files_are_one_call() {
+    const FILES: usize = 3000;
+    let folder = Folder::usual();
+    let requests = [signed(post("/a")), signed(post("/a").but_send("{}")), signed(post("/b?x=1"))];
+    let names: Vec<String> = (0..FILES).map(|n| format!("{}-{n}", n * 7919 % FILES)).collect();
+    for (n, name) in names.iter().enumerate() {
+        // Every tenth is altered, and so examined.
+        folder.file(name, &requests[if n % 10 == 0 { 1 } else { n % 2 * 2 }]);
+    }
+    let arguments: Vec<&str> = ["--format", "json"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let exit = folder.verify(&arguments).await;
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(1), ""));
+    let told = lines(&exit);
+    assert_eq!(told.len(), FILES);
+    for (n, (verdict, name)) in told.iter().zip(&names).enumerate() {
+        assert_eq!((&verdict["file"], &verdict["accepted"]), (&json!(name), &json!(n % 10 != 0)), "{verdict}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_is_no_panic_and_changes_no_exit_code() {
+    let folder = Folder::usual();
+    folder.file("good", signed(post("/")));
+    folder.file("bad", signed(post("/").but_send("{}")));
+    for (files, code) in [(&["good"; 500][..], 0), (&[&["good"; 500][..], &["bad"]].concat(), 1)] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let child = folder.command(files).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn();
+        let waiting = tokio::task::spawn_blocking(|| child.expect("orbit").wait_with_output().expect("an end"));
+        let output = within(waiting).await.expect("no panic here");
+        assert_eq!((output.status.code(), output.stderr), (Some(code), Vec::new()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_shows_an_example() {
+    let exit = run(orbit(["sigv4", "verify", "--help"])).await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for part in ["orbit sigv4 verify -c orbit.yaml --at 20261122T095651Z", "the rest of the file", "Exit code 0"] {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&exit.stdout).contains(part), "no {part} in {}", exit.stdout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_aws_s_suite_are_verified_as_they_are() {
+    let names = std::fs::read_dir(suite()).expect("the suite").map(|entry| entry.expect("an entry").path());
+    let cases: Vec<_> = names.filter(|case| case.join("header-signed-request.txt").exists()).collect();
+    let context = |case: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(case.join("context.json")).expect("a context")).expect("JSON")
+    };
+    let credentials: BTreeSet<String> = cases.iter().map(|case| context(case)["credentials"].to_string()).collect();
+    let (mut accepted, mut refused) = (0, BTreeSet::new());
+    for credentials in credentials {
+        let key: Value = serde_json::from_str(&credentials).expect("JSON");
+        let Some(id) = key["access_key_id"].as_str() else { continue };
+        let token = key["token"].as_str().map_or(String::new(), |token| format!("session_token: {token:?}, "));
+        let keys = format!(
+            "- {{ access_key_id: {id}, secret_access_key: {}, {token}principal: aws }}\n",
+            key["secret_access_key"]
+        );
+        let setup = Setup::new(&["http://127.0.0.1:1".to_owned()])
+            .block("auth", "{ keys: keys.yaml, service: service }")
+            .file("keys.yaml", &keys);
+        let folder = Folder::new(&setup);
+        let own = cases.iter().filter(|case| context(case)["credentials"].to_string() == credentials);
+        let files: Vec<String> =
+            own.map(|case| case.join("header-signed-request.txt").to_str().expect("UTF-8").to_owned()).collect();
+        let arguments = ["sigv4", "verify", "-c", "orbit.yaml", "--at", "20150830T123600Z", "--format", "json"];
+        let mut command = orbit(arguments.iter().copied().chain(files.iter().map(String::as_str)));
+        command.current_dir(folder.0.path());
+        let exit = run(command).await;
+        assert!(!exit.stdout.contains(SECRET) && exit.stderr.is_empty(), "{exit:?}");
+        for verdict in lines(&exit) {
+            let file = verdict["file"].as_str().expect("a file");
+            let case =
+                Path::new(file).parent().and_then(Path::file_name).expect("a case").to_string_lossy().into_owned();
+            match verdict["accepted"] == true {
+                true => accepted += 1,
+                false => assert!(verdict["issue"] == "malformed" && refused.insert(case), "{verdict}"),
+            }
+        }
+    }
+    let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+    // Folds, spaces and bytes beyond ASCII in the target: the front door refuses them.
+    assert_eq!(
+        refused,
+        [
+            "get-header-value-multiline",
+            "get-space-normalized",
+            "get-space-unnormalized",
+            "get-utf8",
+            "get-vanilla-utf8-query"
+        ]
+    );
+    assert_eq!(accepted, 33);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_is_told_from_a_wrong_secret_here() {
+    let folder = Folder::usual();
+    folder.file("unknown", post("/").sign(&Signing::new("AKIDUNKNOWN", SECRET), at()).bytes());
+    folder.file("wrong", post("/").sign(&Signing::new(ACCESS_KEY, "wrong"), at()).bytes());
+    for (file, why) in [("unknown", "unknown key AKIDUNKNOWN"), ("wrong", "signature does not match key AKIDEXAMPLE")] {
+        let verdict = folder.json(file).await;
+        assert_eq!(verdict["issue"], "mismatch", "{verdict}");
+        assert!(verdict["why"].as_str().expect("text").starts_with(why), "{verdict}");
+    }
+}

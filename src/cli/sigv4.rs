@@ -33,22 +33,21 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Verify raw HTTP requests offline, and say what is wrong with them
+    /// Verify raw HTTP requests offline, and say what is wrong with them.
+    ///
+    /// Each file holds one HTTP/1.1 request: request line, fields, empty line, body. Any method and path is verified,
+    /// with the keys, the region, the service and the bounds of the configuration. Lines of the head may end in LF or
+    /// CRLF. The body is what Content-Length or the chunks say; a request without both has the rest of the file as
+    /// its body, as captures often lack them. Behind the body only line ends may follow.
+    ///
+    /// One line per request, in the order given. Exit code 0 if all are accepted, 1 if any is refused or cannot be
+    /// read, 2 for wrong usage or an invalid configuration.
     Verify(Verify),
 }
 
-/// Verify raw HTTP requests offline, and say what is wrong with them.
-///
-/// Each file holds one HTTP/1.1 request: request line, fields, empty line, body. Any method and path is verified,
-/// with the keys, the region, the service and the bounds of the configuration. Lines of the head may end in LF or
-/// CRLF. The body is what Content-Length or the chunks say; a request without both has the rest of the file as
-/// its body, as captures often lack them. Behind the body only line ends may follow.
-///
-/// One line per request, in the order given. Exit code 0 if all are accepted, 1 if any is refused or cannot be
-/// read, 2 for wrong usage or an invalid configuration.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  orbit sigv4 verify -c orbit.yaml --at 20261122T095651Z captures/*.txt\n  \
-                  curl … --trace-ascii - | your-filter | orbit sigv4 verify -c orbit.yaml --format json")]
+                  orbit sigv4 verify -c orbit.yaml --format json < request.txt")]
 struct Verify {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]

@@ -4,7 +4,7 @@ CARGO ?= cargo
 VENV := target/test-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-venv lint bench build-tools test-tools
+.PHONY: help run test test-venv lint bench bench-failures build-tools test-tools
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,6 +27,11 @@ bench: build-tools ## The micro-benchmarks, then the load comparison with nginx 
 	$(CARGO) build --locked --release
 	benches/load/run setup
 	benches/load/run
+
+bench-failures: build-tools ## What clients notice while an Axon fails, beside nginx and HAProxy; about seven minutes
+	$(CARGO) build --locked --release
+	benches/load/run setup
+	benches/load/failures
 
 test-venv: $(VENV)/installed ## The AWS clients that tests/clients.rs drives, in target/test-venv
 

@@ -1,17 +1,83 @@
-//! AWS clients that others wrote, against the real binary: botocore (in a virtual environment) and curl.
+//! AWS clients that others wrote, against the real binary.
+//!
 //! They share no code with Orbit and disagree with each other about details, which is what they are for.
+//! Each sends every case of [`cases`] through a [`tap`]. What a client gets wrong is listed in [`table`], and
+//! on the page that is made of it. AWS's signer for Rust is the judge of what is wrong: it signs again what the
+//! client sent, and makes another signature.
 
-use std::path::{Path, PathBuf};
+mod cases;
+mod driver;
+mod page;
+mod table;
+mod tap;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::harness::axon::Axon;
-use crate::harness::gateway::{ACCESS_KEY, BODY, SECRET, Setup};
-use crate::harness::process::{Exit, Process, Serving, command, run};
+use self::cases::{Case, Expected, TEMPORARY, TOKEN};
+use self::table::{CLIENTS, Client, Departure, FAULTS, Fault, Program, Source};
+use self::tap::Tap;
+use crate::harness::axon::{Axon, Recorded};
+use crate::harness::gateway::{ACCESS_KEY, SECRET, Setup};
+use crate::harness::process::Serving;
 
-const TEMPORARY: &str = "TEMPORARY";
-const TOKEN: &str = "IQoJb3JpZ2luX2VjE/session+token==";
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_in_python_are_understood() {
+    are_understood(|program| program == Program::Python).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_in_javascript_are_understood() {
+    are_understood(|program| program == Program::Node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_in_go_are_understood() {
+    are_understood(|program| matches!(program, Program::Go(_))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_is_understood() {
+    are_understood(|program| program == Program::Curl).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signer_for_rust_is_understood() {
+    are_understood(|program| program == Program::Rust).await;
+}
+
+/// Has these clients send every case; panics with all that differs from the table.
+async fn are_understood(which: impl Fn(Program) -> bool) {
+    let axon = Axon::start();
+    let serving = start(&axon).await;
+    let tap = Tap::start(serving.addr).await;
+    let cases = cases::all();
+    let mut wrong = Vec::new();
+    for (number, client) in CLIENTS.iter().enumerate().filter(|(_, client)| which(client.program)) {
+        let prefix = format!("client-{number}-case-");
+        let told = driver::send(client, &cases, &tap, &prefix).await;
+        let same_version = told.version == client.version;
+        assert!(
+            same_version || client.source == Source::Debian,
+            "{} {} is installed, not {}: run `make test-tools`",
+            client.name,
+            told.version,
+            client.version
+        );
+        let (sent, arrived) = (tap.requests(), axon.requests());
+        for (at, (case, answer)) in cases.iter().zip(&told.answers).enumerate() {
+            let id = format!("{prefix}{at}");
+            let fault = fault(client, case);
+            if !same_version && fault.is_some() {
+                continue;
+            }
+            let exchange = Exchange { case, answer, sent: the(&sent, &id), arrived: find(&arrived, &id) };
+            if let Err(why) = exchange.check(fault) {
+                wrong.push(format!("{}, {}: {why}\n  sent {}", client.name, case.name, exchange.shown()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
 
 /// A gateway that knows a lasting key and one with a session token.
 async fn start(axon: &Axon) -> Serving {
@@ -22,177 +88,109 @@ async fn start(axon: &Axon) -> Serving {
     Serving::start(Setup::new(&[axon.url()]).file("keys.yaml", &keys)).await
 }
 
-// ---- botocore
-
-/// The interpreter that has botocore: `ORBIT_TEST_PYTHON`, or the one of `make test`.
-fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = match std::env::var_os("ORBIT_TEST_PYTHON") {
-        Some(path) => PathBuf::from(path),
-        None => root.join("target/test-venv/bin/python"),
-    };
-    assert!(
-        path.exists(),
-        "there is no {}: run `make test-venv`, or point ORBIT_TEST_PYTHON at a Python that has what \
-         tests/clients/requirements.txt lists",
-        path.display()
-    );
-    path
+fn fault(client: &Client, case: &Case) -> Option<&'static Fault> {
+    FAULTS.iter().find(|fault| fault.client == client.name && fault.cases.contains(&case.name))
 }
 
-/// Runs the script; gives its cases with the status and the answer of each.
-async fn botocore(serving: &Serving, credentials: &[&str]) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/dispatch.py");
-    let url = format!("http://{}", serving.addr);
-    let arguments = [script.to_str().expect("UTF-8"), &url].into_iter().chain(credentials.iter().copied());
-    let mut process = Process::start(command(python(), arguments));
-    // Importing botocore takes a while on a busy machine: wait for each line, not for all.
-    let mut told = Vec::new();
-    while let Some(line) = process.next_line().await {
-        told.push(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}")));
-    }
-    let exit = process.exit().await;
-    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""));
-    assert!(told.len() >= 20, "only {} answers", told.len());
-    told
+fn find<'a>(requests: &'a [Recorded], id: &str) -> Option<&'a Recorded> {
+    let mut found = requests.iter().filter(|request| request.header("x-correlation-id") == Some(id));
+    let first = found.next();
+    assert!(found.next().is_none(), "{id} was sent twice");
+    first
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn botocore_is_understood_whatever_it_sends() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    let told = botocore(&serving, &[ACCESS_KEY, SECRET]).await;
-    assert_eq!(told.iter().find(|told| told["status"] != 200), None);
-    for (told, seen) in told.into_iter().zip(axon.requests()) {
-        assert_eq!(told["sha256"], sha256(&seen.body), "Axon saw another body: {told}");
-    }
+fn the<'a>(requests: &'a [Recorded], id: &str) -> &'a Recorded {
+    find(requests, id).unwrap_or_else(|| panic!("{id} was not sent"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn botocore_is_understood_with_a_session_token() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    for told in botocore(&serving, &[TEMPORARY, SECRET, TOKEN]).await {
-        assert_eq!(told["status"], 200, "{told}");
-    }
-    for seen in axon.requests() {
-        assert_eq!(seen.header("x-amz-security-token"), None);
-    }
+/// One case from one client, from all sides.
+struct Exchange<'a> {
+    case: &'a Case,
+    answer: &'a (u16, String),
+    /// What left the client.
+    sent: &'a Recorded,
+    /// What reached Axon.
+    arrived: Option<&'a Recorded>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn botocore_with_a_wrong_secret_is_a_mismatch_whatever_it_sends() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    for told in botocore(&serving, &[ACCESS_KEY, "wrong"]).await {
-        refused(told["status"].as_u64(), told["answer"].as_str().expect("an answer"), "mismatch", &told);
-    }
-    assert_eq!(axon.requests().len(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn botocore_with_a_wrong_token_is_a_token_mismatch() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    for told in botocore(&serving, &[TEMPORARY, SECRET, "another/token"]).await {
-        refused(told["status"].as_u64(), told["answer"].as_str().expect("an answer"), "token_mismatch", &told);
-    }
-    assert_eq!(axon.requests().len(), 0);
-}
-
-// ---- curl
-
-/// How curl's user and headers differ from the plain case.
-struct Curl<'a> {
-    user: &'a str,
-    secret: &'a str,
-    token: Option<&'a str>,
-}
-
-const LASTING: Curl<'_> = Curl { user: ACCESS_KEY, secret: SECRET, token: None };
-
-impl Curl<'_> {
-    /// Sends `data` as `--data-binary` takes it; gives the status and the answer.
-    async fn send(&self, serving: &Serving, data: &str) -> (u64, String) {
-        let user = format!("{}:{}", self.user, self.secret);
-        let target = format!("http://{}/dispatch", serving.addr);
-        let token = self.token.map(|token| format!("X-Amz-Security-Token: {token}"));
-        let mut arguments = vec!["-q", "-sS", "-w", "\n%{http_code}", "--aws-sigv4", "aws:amz:us-east-1:execute-api"];
-        arguments.extend(["--user", &user, "-H", "Content-Type: application/json", "--data-binary", data]);
-        if let Some(token) = &token {
-            arguments.extend(["-H", token]);
+impl Exchange<'_> {
+    /// Compares with the case, or with the client's fault.
+    fn check(&self, fault: Option<&Fault>) -> Result<(), String> {
+        if self.sent.body != self.case.body.as_bytes() {
+            return Err("the client sent another body than it was given".to_owned());
         }
-        arguments.push(&target);
-        let exit: Exit = run(command("curl", arguments)).await;
-        assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{exit:?}");
-        let (answer, status) = exit.stdout.rsplit_once('\n').expect("an answer and its status");
-        (status.parse().expect("a status"), answer.to_owned())
-    }
-}
-
-/// Bodies as `--data-binary` takes them, each with what is sent; the large one is a file.
-fn bodies(directory: &Path) -> [(String, Vec<u8>); 4] {
-    let unicode = r#"{"intent":"call_reasoning","context":{"user_id":"Zoë 日本 🛰"}}"#;
-    let large = format!(r#"{{"intent":"call_reasoning","context":{{"filler":"{}"}}}}"#, "x".repeat(100 << 10));
-    let file = directory.join("large.json");
-    std::fs::write(&file, &large).expect("a file");
-    let empty = r#"{"intent":"call_reasoning","context":{}}"#;
-    let plain = [BODY, empty, unicode].map(|body| (body.to_owned(), body.as_bytes().to_vec()));
-    let [one, two, three] = plain;
-    [one, two, three, (format!("@{}", file.display()), large.into_bytes())]
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn curl_is_understood_whatever_it_sends() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    for (data, body) in bodies(serving.directory.path()) {
-        let (status, answer) = LASTING.send(&serving, &data).await;
-        assert_eq!(status, 200, "{data}: {answer}");
-        assert_eq!(axon.requests().pop().expect("a request").body, body, "{data}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn curl_is_understood_with_a_session_token() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    let temporary = Curl { user: TEMPORARY, token: Some(TOKEN), ..LASTING };
-    for (data, _) in bodies(serving.directory.path()) {
-        let (status, answer) = temporary.send(&serving, &data).await;
-        assert_eq!(status, 200, "{data}: {answer}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn curl_with_wrong_credentials_is_told_the_issue() {
-    let axon = Axon::start();
-    let serving = start(&axon).await;
-    let cases = [
-        (Curl { secret: "wrong", ..LASTING }, "mismatch"),
-        (Curl { user: "UNKNOWN", ..LASTING }, "mismatch"),
-        (Curl { user: TEMPORARY, token: Some("another"), ..LASTING }, "token_mismatch"),
-        (Curl { user: TEMPORARY, ..LASTING }, "token_mismatch"),
-        (Curl { token: Some(TOKEN), ..LASTING }, "token_mismatch"),
-    ];
-    for (curl, issue) in cases {
-        for (data, _) in bodies(serving.directory.path()) {
-            let (status, answer) = curl.send(&serving, &data).await;
-            refused(Some(status), &answer, issue, &data);
+        let departure = fault.map(|fault| fault.departure);
+        let as_given = pairs(&self.sent.target) == pairs(&self.case.target());
+        if as_given == (departure == Some(Departure::Altered)) {
+            return Err(if as_given { "it sent what it was given" } else { "it sent another query" }.to_owned());
+        }
+        let signing = self.case.credentials.signing();
+        let (secret, region, service) = (&signing.secret, &signing.region, &signing.service);
+        let conforms = self.sent.verify_signature_alone(secret, region, service);
+        match (departure, self.case.expected) {
+            (None | Some(Departure::Altered), expected) => {
+                self.answered(expected)?;
+                conforms.map_err(|why| format!("tolerated: {why}"))
+            }
+            (Some(Departure::Tolerated), expected) => {
+                self.answered(expected)?;
+                conforms.err().map(drop).ok_or_else(|| "it conforms, the fault is gone".to_owned())
+            }
+            (Some(Departure::Refused(issue)), _) => {
+                self.answered(Expected::Refused(issue))?;
+                let conforms = conforms.and_then(|()| self.sent.covers_amz_headers());
+                conforms.err().map(drop).ok_or_else(|| "refused, although it conforms".to_owned())
+            }
         }
     }
-    assert_eq!(axon.requests().len(), 0);
+
+    fn answered(&self, expected: Expected) -> Result<(), String> {
+        let (status, text) = self.answer;
+        let answer: Value = serde_json::from_str(text).map_err(|e| format!("{e}: {text}"))?;
+        let code = answer["code"].as_str().unwrap_or_default();
+        let issue = answer["details"]["issue"].as_str().unwrap_or_default();
+        let as_expected = match expected {
+            Expected::Dispatched => {
+                *status == 200 && self.arrived.is_some_and(|arrived| arrived.body == self.case.body.as_bytes())
+            }
+            Expected::Read => (*status, code, self.arrived.is_none()) == (400, "INVALID_REQUEST", true),
+            Expected::Refused(expected) => {
+                (*status, code, issue, self.arrived.is_none()) == (401, "INVALID_SIGNATURE", expected, true)
+            }
+        };
+        if as_expected { Ok(()) } else { Err(format!("answered {status} {text}, not {expected:?}")) }
+    }
+
+    fn shown(&self) -> String {
+        let headers: String = self.sent.headers.iter().map(|(name, value)| format!("\n    {name}: {value}")).collect();
+        format!("{} {}{headers}", self.sent.method, self.sent.target)
+    }
 }
 
-// ---- what both share
-
-#[track_caller]
-fn refused(status: Option<u64>, answer: &str, issue: &str, what: &dyn std::fmt::Display) {
-    let answer: Value = serde_json::from_str(answer).unwrap_or_else(|e| panic!("{what}: {e}: {answer}"));
-    let told = (status, answer["code"].as_str(), answer["details"]["issue"].as_str());
-    assert_eq!(told, (Some(401), Some("INVALID_SIGNATURE"), Some(issue)), "{what}");
+/// Names and values of a target's query, decoded and sorted: what was meant, however it is spelt.
+fn pairs(target: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let pieces = query.split('&').filter(|piece| !piece.is_empty());
+    let mut pairs: Vec<_> = pieces
+        .map(|piece| piece.split_once('=').unwrap_or((piece, "")))
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect();
+    pairs.sort_unstable();
+    pairs
 }
 
-fn sha256(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [bytes.next().expect("two digits"), bytes.next().expect("two digits")];
+                u8::from_str_radix(std::str::from_utf8(&digits).expect("digits"), 16).expect("hexadecimal")
+            }
+            byte => byte,
+        });
+    }
+    out
 }

@@ -16,6 +16,7 @@ use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::{Client, Message, Response, Signed, Signing, get, request};
 use crate::harness::gateway::{ACCESS_KEY, BODY, Gateway, SECRET, Setup, signing};
+use crate::harness::page::same_as;
 use crate::harness::process::{Serving, real_now};
 
 const TEXT: &str = "{ logs: { format: text } }";
@@ -1073,15 +1074,4 @@ fn sources(directory: &Path) -> Vec<String> {
             if path.is_dir() { sources(&path) } else { vec![std::fs::read_to_string(&path).expect("a source file")] }
         })
         .collect()
-}
-
-/// Compares a checked-in page, or writes it when `ORBIT_BLESS` is set.
-#[track_caller]
-fn same_as(path: &str, page: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    if std::env::var_os("ORBIT_BLESS").is_some() {
-        std::fs::write(&path, page).expect("a writable page");
-    }
-    let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(checked_in == page, "{} is out of date: ORBIT_BLESS=1 cargo test the_page_of", path.display());
 }

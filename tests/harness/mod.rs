@@ -4,4 +4,5 @@ pub mod axon;
 pub mod check;
 pub mod client;
 pub mod gateway;
+pub mod page;
 pub mod process;

@@ -322,7 +322,7 @@ fn altered_presigned_requests_get_the_issue_that_names_the_fault() {
         ("token_mismatch", |r| r.target += "&X-Amz-Security-Token=t"),
         ("token_mismatch", |r| r.add("X-Amz-Security-Token", "t")),
         // Equal in meaning: the body's own hash may be named by anyone, order and spelling are free.
-        ("accepted", |r| r.add("X-Amz-Content-Sha256", &hex(&Sha256::digest(&r.body.clone())))),
+        ("accepted", |r| r.add("X-Amz-Content-Sha256", &hex(&Sha256::digest(r.body.clone())))),
         ("accepted", |r| r.target = r.target.replace("%2F", "%2f").replace("AKID", "%41KID")),
         ("accepted", |r| {
             let signature = parameter(r, "X-Amz-Signature");

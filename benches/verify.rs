@@ -46,7 +46,6 @@ impl Scene {
                 regions: vec!["us-east-1".into()],
                 services: vec!["execute-api".into()],
                 clock_skew: Duration::from_secs(300),
-                presigned: None,
                 unsigned_payload: false,
             },
             keyring: keyring(),

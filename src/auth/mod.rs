@@ -12,7 +12,6 @@
 pub mod canonical;
 pub mod claim;
 pub mod keyring;
-pub mod query;
 pub mod sign;
 pub mod stamp;
 pub mod verify;

@@ -103,8 +103,8 @@ impl Head {
             bytes: Bytes::new(),
         };
         let (mut host, mut length, mut chunked) = (None, None, false);
-        for line in lines {
-            let line = line?;
+        loop {
+            let line = lines.next().ok_or_else(|| bad("request", "incomplete head"))??;
             if line.is_empty() {
                 break;
             }
@@ -556,6 +556,15 @@ mod tests {
             assert_eq!(end_of_head(head, from), Some(head.len() - 4), "{from}");
         }
         assert_eq!(end_of_head(b"GET / HTTP/1.1\r\n", 0), None);
+    }
+
+    #[test]
+    fn a_head_without_its_blank_line_is_incomplete() {
+        let whole = "GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n";
+        parse(whole).expect("valid");
+        for end in 0..whole.len() {
+            parse(&whole[..end]).expect_err(&whole[..end]);
+        }
     }
 
     #[test]

@@ -133,14 +133,10 @@ pub struct Auth {
     pub key_files: Vec<PathBuf>,
 }
 
-/// Query authentication.
+/// Query authentication. This version only refuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presigned {
     Deny,
-    Allow {
-        /// The longest `X-Amz-Expires`, up to seven days.
-        max_expires: Duration,
-    },
 }
 
 /// Requests that sign `UNSIGNED-PAYLOAD` in place of a body hash.

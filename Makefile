@@ -36,7 +36,7 @@ bench-failures: build-tools ## What clients notice while an Axon fails, beside n
 	benches/load/failures
 
 # The AWS clients that tests/clients.rs drives: packages at pinned versions, and what Debian has.
-test-tools: $(PYTHON_CLIENTS)/installed $(NODE_CLIENTS)/installed $(GO_CLIENTS)/v1 $(GO_CLIENTS)/v2
+test-tools: $(PYTHON_CLIENTS)/installed $(NODE_CLIENTS)/installed $(addprefix $(GO_CLIENTS)/,v1 v2 example)
 
 $(PYTHON_CLIENTS)/installed: tests/clients/python/requirements.txt | client-tools
 	python3 -m venv --clear $(PYTHON_CLIENTS)
@@ -51,6 +51,7 @@ $(NODE_CLIENTS)/installed: tests/clients/node/package.json tests/clients/node/pa
 # Debian's Go packages are sources below one GOPATH; there are no modules to fetch.
 $(GO_CLIENTS)/%: tests/clients/go/%/main.go tests/clients/go/driver/driver.go | client-tools
 	GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE=$(abspath $(GO_CLIENTS)/cache) go build -o $@ ./$(<D)
+$(GO_CLIENTS)/example: docs/clients/go/orbit.go
 
 # zlib-ng, which Pingora compresses with, is built by cmake.
 build-tools:

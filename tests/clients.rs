@@ -7,6 +7,7 @@
 
 mod cases;
 mod driver;
+mod examples;
 mod page;
 mod table;
 mod tap;

@@ -82,7 +82,10 @@ fn driver(client: &Client) -> std::process::Command {
             command(installed("target/test-python/bin/python"), [script.as_os_str(), client.name.as_ref()])
         }
         Program::Node => node(&[sources.join("node/driver.js").as_os_str(), client.name.as_ref()]),
-        Program::Go(name) => command(built(&format!("target/test-go/{name}"), "tests/clients/go"), [""; 0]),
+        Program::Go(name) => {
+            let sources = [&format!("tests/clients/go/{name}"), "tests/clients/go/driver"];
+            command(built(&format!("target/test-go/{name}"), &sources), [""; 0])
+        }
         Program::Curl | Program::Rust => unreachable!("no driver"),
     }
 }
@@ -106,13 +109,13 @@ pub fn installed(relative: &str) -> PathBuf {
     found
 }
 
-/// Something that `make test` builds of the Go files in `sources` and below.
-pub fn built(relative: &str, sources: &str) -> PathBuf {
+/// Something that `make test` builds of the Go files in these directories.
+pub fn built(relative: &str, sources: &[&str]) -> PathBuf {
     let found = installed(relative);
     let changed = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("a time");
     let built = changed(&found);
-    let files = glob::glob(&format!("{}/**/*.go", path(sources).display())).expect("a pattern");
-    for file in files.map(|file| file.expect("a file")) {
+    let all = |source: &&str| glob::glob(&format!("{}/*.go", path(source).display())).expect("a pattern");
+    for file in sources.iter().flat_map(all).map(|file| file.expect("a file")) {
         assert!(changed(&file) <= built, "{relative} is older than {}: run `make test-tools`", file.display());
     }
     found

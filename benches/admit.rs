@@ -59,7 +59,8 @@ fn snapshot() -> Arc<Snapshot> {
     }
     let loaded = Settings::load(&folder.path().join("orbit.yaml"), &BTreeMap::new()).expect("settings");
     let metrics = Metrics::new("bench").expect("metrics");
-    let ingredients = Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: 1 };
+    let (metrics, clock) = (&|label: &str| metrics.backend(label), &SystemClock::shared());
+    let ingredients = Ingredients { predecessor: None, metrics, clock, seed: 1 };
     Arc::new(Snapshot::build(loaded, &ingredients).expect("snapshot"))
 }
 

@@ -146,8 +146,14 @@ impl Orbit {
         warn_all(&loaded);
         let mut started = loaded.settings.clone();
         (started.keys, started.policies, started.upstream.sign) = (Vec::new(), Vec::new(), None);
+        started.upstream.tls = None;
         let metrics = Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?;
-        let ingredients = Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: parts.seed };
+        let ingredients = Ingredients {
+            predecessor: None,
+            metrics: &|label| metrics.backend(label),
+            clock: &parts.clock,
+            seed: parts.seed,
+        };
         let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
         metrics.started(snapshot.generation);
 
@@ -214,6 +220,7 @@ impl Orbit {
                 let ingredients = Ingredients {
                     predecessor: Some(&old),
                     metrics: &|label| metrics.backend(label),
+                    clock: &self.parts.clock,
                     seed: self.parts.seed,
                 };
                 Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)

@@ -22,3 +22,4 @@ mod reload;
 mod sigv4_attacks;
 mod sigv4_suite;
 mod sigv4_verify;
+mod upstream_tls;

@@ -16,17 +16,20 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
+use crate::axon::stream::Stream;
+use crate::axon::tls;
 use crate::axon::wire::{ANSWER_FIELDS_MAX, ANSWER_HEAD_BYTES_MAX, Failure};
 
-type Driver = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+type Driver = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
 
 /// An open connection.
 pub struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     /// `None` once it has ended. Only dropping it gives back a request that it never took.
     driver: Option<Driver>,
+    /// The error that it ended with, if it did.
+    ended: Option<hyper::Error>,
     idle_since: u64,
 }
 
@@ -36,31 +39,33 @@ impl Http1 {
     ///
     /// # Errors
     /// hyper's, as `Other`.
-    pub async fn begin(stream: TcpStream) -> io::Result<Box<Self>> {
+    pub async fn begin(stream: Stream) -> io::Result<Box<Self>> {
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(ANSWER_HEAD_BYTES_MAX)
             .max_headers(ANSWER_FIELDS_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, driver: Some(driver), idle_since: 0 }))
+        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, idle_since: 0 }))
     }
 
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, Failure> {
         let mut answer = pin!(self.sender.try_send_request(request.map(Full::new)));
-        let driver = &mut self.driver;
-        poll_fn(|cx| driven(driver, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
-            match failed.take_message() {
-                Some(_) => Failure::Unsent,
-                None => Failure::Broken(describe(failed.error())),
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        poll_fn(|cx| driven(driver, ended, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
+            let refusal = ended.as_ref().and_then(|e| tls::refusal_in(e)).or_else(|| tls::refusal_in(failed.error()));
+            match (refusal.map(tls::explain), failed.take_message()) {
+                (Some(why), _) => Failure::Refused(why),
+                (None, Some(_)) => Failure::Unsent,
+                (None, None) => Failure::Broken(describe(failed.error())),
             }
         })
     }
 
     /// See [`Connection::next`](crate::axon::wire::Connection::next).
     pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, Cow<'static, str>>> {
-        let driver = &mut self.driver;
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
         let mut next = |cx: &mut Context<'_>| {
             loop {
                 match Pin::new(&mut *body).poll_frame(cx) {
@@ -74,7 +79,7 @@ impl Http1 {
                 }
             }
         };
-        poll_fn(|cx| driven(driver, cx, &mut next)).await
+        poll_fn(|cx| driven(driver, ended, cx, &mut next)).await
     }
 
     /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
@@ -85,7 +90,7 @@ impl Http1 {
 
     /// Whether the connection is open and idle as far as this end knows at this moment.
     pub fn is_open(&mut self) -> bool {
-        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        drive(&mut self.driver, &mut self.ended, &mut Context::from_waker(Waker::noop()));
         self.driver.is_some() && self.sender.is_ready()
     }
 
@@ -110,22 +115,25 @@ fn describe(error: &hyper::Error) -> Cow<'static, str> {
 /// wakes come from the socket, and what waits for it is asked again after each of its steps.
 fn driven<T>(
     driver: &mut Option<Driver>,
+    ended: &mut Option<hyper::Error>,
     cx: &mut Context<'_>,
     mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Poll<T> {
     let quiet = &mut Context::from_waker(Waker::noop());
-    drive(driver, quiet);
+    drive(driver, ended, quiet);
     if let Poll::Ready(done) = waiting(quiet) {
         return Poll::Ready(done);
     }
-    drive(driver, cx);
+    drive(driver, ended, cx);
     waiting(quiet)
 }
 
-/// Lets the connection read and write what it can. An error of the driver reaches the caller through
-/// the answer or the body that it cuts off.
-fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
-    if driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(cx).is_ready()) {
+/// Lets the connection read and write what it can. That it ended reaches the caller through the answer or
+/// the body that it cuts off.
+fn drive(driver: &mut Option<Driver>, ended: &mut Option<hyper::Error>, cx: &mut Context<'_>) {
+    let Some(running) = driver else { return };
+    if let Poll::Ready(result) = Pin::new(running).poll(cx) {
+        *ended = result.err();
         *driver = None;
     }
 }
@@ -135,7 +143,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -145,7 +153,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let stream = TcpStream::connect(address).await.expect("connect");
-        let mut connection = Http1::begin(stream).await.expect("a connection");
+        let mut connection = Http1::begin(Stream::Plain(stream)).await.expect("a connection");
         let (mut axon, _) = listener.accept().await.expect("accept");
         let request = || Request::builder().uri("/").body(Bytes::new()).expect("a request");
         let answer = async {

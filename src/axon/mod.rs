@@ -9,6 +9,8 @@ mod exchange;
 mod forward;
 mod http1;
 mod pool;
+mod stream;
+mod tls;
 mod upstream;
 mod wire;
 

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use http::Uri;
 
 use crate::auth::Signer;
-use crate::axon::dial::{Dialer, Fault};
+use crate::axon::dial::{Dialers, Fault};
 use crate::axon::pool::Bounds;
 use crate::axon::{Backend, BackendMetrics};
 use crate::clock::Clock;
@@ -35,17 +35,19 @@ impl Upstream {
     pub fn build(
         settings: &settings::Upstream,
         predecessor: Option<&Upstream>,
+        clock: &Arc<dyn Clock>,
         metrics: &dyn Fn(&str) -> BackendMetrics,
     ) -> Result<Self, String> {
+        let dialers = Dialers::new(settings, clock)?;
         let known: HashMap<(SocketAddr, &str), &Arc<Backend>> =
             predecessor.map(|p| p.backends.iter().map(|b| ((b.address(), b.label()), b)).collect()).unwrap_or_default();
         let backends = settings.endpoints.iter().map(|endpoint| {
-            match known.get(&(endpoint.address, endpoint.authority.as_str())) {
+            let (label, dialer) = (&endpoint.authority, dialers.of(endpoint.secure.as_ref())?);
+            // Connections that were made under other certificates or names are not taken over.
+            let known = known.get(&(endpoint.address, label.as_str()));
+            match known.filter(|backend| *backend.pool().dialer() == dialer) {
                 Some(backend) => Ok(Arc::clone(backend)),
-                None => {
-                    let label = &endpoint.authority;
-                    Backend::new(endpoint.address, label, Dialer::plain(), metrics(label))
-                }
+                None => Backend::new(endpoint.address, label, dialer, metrics(label)),
             }
         });
         let signer = settings.sign.as_ref().map(|sign| {

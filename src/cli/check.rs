@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{colour_of, complain, print};
+use crate::clock::SystemClock;
 use crate::config::{Colour, Environment, Problem};
 use crate::local::VERSION;
 use crate::snapshot::settings::Settings;
@@ -74,7 +75,8 @@ fn examine(args: &Args, environment: &dyn Environment) -> Report {
     let shown = args.show.then(|| loaded.settings.show());
     let complaints = match Metrics::new(VERSION) {
         Ok(metrics) => {
-            let ingredients = Ingredients { predecessor: None, metrics: &|label| metrics.backend(label), seed: 0 };
+            let (metrics, clock) = (&|label: &str| metrics.backend(label), &SystemClock::shared());
+            let ingredients = Ingredients { predecessor: None, metrics, clock, seed: 0 };
             Snapshot::build(loaded, &ingredients).err().unwrap_or_default()
         }
         Err(e) => vec![e.to_string()],

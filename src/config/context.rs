@@ -33,7 +33,7 @@ pub struct Outcome {
     pub warnings: Vec<Problem>,
     /// Every file read, in order.
     pub files: Vec<PathBuf>,
-    /// SHA-256 over the lengths and contents of the files in order.
+    /// SHA-256 over the lengths and contents of the files, and of what else was depended on, in order.
     pub sha256: [u8; 32],
 }
 
@@ -150,17 +150,23 @@ impl<'e> Context<'e> {
         }
     }
 
-    /// Reads a file and counts it among those the configuration depends on.
-    pub(super) fn read(&self, path: &Path, bytes_max: u64) -> Result<String, String> {
+    /// Reads a file and counts it among those the configuration depends on. The error is a phrase such
+    /// as `no such file`.
+    pub fn read(&self, path: &Path, bytes_max: u64) -> Result<String, String> {
         if self.files.borrow().len() >= FILES_MAX {
             return Err(format!("the configuration has more than {FILES_MAX} files"));
         }
         self.files.borrow_mut().push(path.to_owned());
         let text = read_text(path, bytes_max)?;
-        let mut hasher = self.hasher.borrow_mut();
-        hasher.update((text.len() as u64).to_be_bytes());
-        hasher.update(text.as_bytes());
+        self.depends_on(text.as_bytes());
         Ok(text)
+    }
+
+    /// Counts what was found elsewhere than in a file among what the configuration depends on.
+    pub fn depends_on(&self, bytes: &[u8]) {
+        let mut hasher = self.hasher.borrow_mut();
+        hasher.update((bytes.len() as u64).to_be_bytes());
+        hasher.update(bytes);
     }
 
     pub(super) fn add(&self, draft: Draft) {

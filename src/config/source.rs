@@ -142,6 +142,20 @@ pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())
 }
 
+/// Whether every user of the machine may read a file.
+#[cfg(unix)]
+pub fn others_may_read(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    const OTHERS_READ: u32 = 0o004;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
+}
+
+/// Whether every user of the machine may read a file; not known here.
+#[cfg(not(unix))]
+pub fn others_may_read(_: &Path) -> bool {
+    false
+}
+
 /// Text from a file, fit for a message: no control or direction characters, at most 64 characters.
 pub fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 64;

@@ -419,6 +419,18 @@ impl<'a> Value<'a> {
         Some(self.directory().join(text))
     }
 
+    /// The file that the value names, with its text.
+    pub fn named_file(&self, bytes_max: u64) -> Option<(PathBuf, String)> {
+        let path = self.path()?;
+        match self.context.read(&path, bytes_max) {
+            Ok(text) => Some((path, text)),
+            Err(reason) => self.fail(
+                format!("cannot read {}: {reason}", self.quoted(&path.to_string_lossy())),
+                "paths are relative to the file that names them",
+            ),
+        }
+    }
+
     /// The directory of the file it stands in.
     pub fn directory(&self) -> &'a Path {
         self.source.path.parent().unwrap_or(Path::new(""))
@@ -464,16 +476,10 @@ impl<'a> Value<'a> {
                 }
             }
             (None, Some(file)) => {
-                let path = file.path()?;
-                match self.context.read(&path, SECRET_BYTES_MAX) {
-                    Ok(text) if secret::from_text(&text).is_empty() => {
-                        file.fail("the secret file is empty", "write the secret into it")
-                    }
-                    Ok(text) => Some(secret::from_text(&text).into()),
-                    Err(reason) => file.fail(
-                        format!("cannot read {}: {reason}", file.quoted(&path.to_string_lossy())),
-                        "paths are relative to the file that names them",
-                    ),
+                let (_, text) = file.named_file(SECRET_BYTES_MAX)?;
+                match secret::from_text(&text) {
+                    "" => file.fail("the secret file is empty", "write the secret into it"),
+                    secret => Some(secret.into()),
                 }
             }
             _ => self.fail("expected exactly one of `env` and `file`", SECRET_HELP),

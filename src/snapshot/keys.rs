@@ -10,7 +10,9 @@ use std::time::UNIX_EPOCH;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::settings::{KeySetting, Origin, SignCredentials};
-use crate::config::{Block, Confidentiality, Context, Environment, Key, Problems, Rule, Value, Written};
+use crate::config::{
+    Block, Confidentiality, Context, Environment, Key, Problems, Rule, Value, Written, others_may_read,
+};
 
 /// Largest key file.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -158,19 +160,12 @@ fn time<'a>(key: Key<'a>) -> Option<(Value<'a>, u64)> {
 }
 
 /// Secrets by reference need no protection here; plain ones do.
-#[cfg(unix)]
 fn warn_if_readable(root: Value<'_>, written: Written) {
-    use std::os::unix::fs::PermissionsExt;
-    const OTHERS_READ: u32 = 0o004;
-    let mode = std::fs::metadata(root.file()).map_or(0, |metadata| metadata.permissions().mode());
-    if written == Written::Plain && mode & OTHERS_READ != 0 {
+    if written == Written::Plain && others_may_read(root.file()) {
         let help = "take the right away (`chmod o= FILE`), or write `{ env: NAME }` for each secret";
         root.warn_of_file("the file holds secrets and every user may read it", help);
     }
 }
-
-#[cfg(not(unix))]
-fn warn_if_readable(_: Value<'_>, _: Written) {}
 
 fn is_access_key_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::auth::{KeyEntry, KeyProblem, Keyring, Rules};
 use crate::axon::{BackendMetrics, Upstream};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
 use crate::limit::{Capacity, Rate, Window, admit_all};
@@ -39,6 +39,8 @@ pub struct Ingredients<'a> {
     pub predecessor: Option<&'a Snapshot>,
     /// Metric handles of a backend by its label.
     pub metrics: &'a dyn Fn(&str) -> BackendMetrics,
+    /// What certificates are verified by.
+    pub clock: &'a Arc<dyn Clock>,
     /// Random, so that nobody outside can predict where tables keep an address.
     pub seed: u64,
 }
@@ -69,8 +71,13 @@ impl Snapshot {
             return Err(complaints);
         };
         // Last, as it announces new backends to the metrics, which a refused configuration must not.
-        let upstream = Upstream::build(&settings.upstream, predecessor.map(|p| &*p.upstream), ingredients.metrics)
-            .map_err(|line| vec![line])?;
+        let upstream = Upstream::build(
+            &settings.upstream,
+            predecessor.map(|p| &*p.upstream),
+            ingredients.clock,
+            ingredients.metrics,
+        )
+        .map_err(|line| vec![line])?;
 
         let policy_windows = policy_windows(&policies, &mut book);
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.

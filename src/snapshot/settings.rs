@@ -8,6 +8,7 @@ mod reference;
 mod show;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,12 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 use secrecy::SecretString;
 
 use crate::config::{Context, Environment, Problem, Problems, Value, shown_path};
 use crate::governance::model::Policy;
 
 pub use reference::reference;
+pub use tls::{ClientCertificate, Tls};
 
 /// The whole configuration, the key and policy files included.
 #[derive(Debug, Clone)]
@@ -206,7 +209,7 @@ pub struct Governance {
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pub name: String,
-    /// 1–64, no duplicates; plain HTTP.
+    /// 1–64, no duplicates.
     pub endpoints: Vec<Endpoint>,
     pub request: UpstreamRequest,
     /// Largest answer that is put into the envelope, in bytes; a larger one is passed through.
@@ -216,11 +219,15 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// Idle connections kept per endpoint; 0 keeps none.
     pub keepalive: u32,
+    /// `Some` if an endpoint is `https`.
+    pub tls: Option<Tls>,
 }
 
 /// One address of Axon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    /// `https`: the host, as a certificate names it.
+    pub secure: Option<ServerName<'static>>,
     pub address: SocketAddr,
     /// For the `Host` header: as written, without the port if none was.
     pub authority: String,

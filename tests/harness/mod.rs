@@ -6,3 +6,4 @@ pub mod client;
 pub mod gateway;
 pub mod page;
 pub mod process;
+pub mod secure;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 use super::{
     Auth, Drain, Endpoint, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Limits, Listen, LogFormat,
     LogLevel, Logs, Metrics, Mode, Observability, PerIpLimit, Presigned, RateSetting, Runtime, Settings, Sign,
-    SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest,
+    SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
 use crate::snapshot::keys;
@@ -241,10 +242,10 @@ fn upstreams(b: &mut Block<'_>) -> Option<Upstream> {
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
-    b.later(&["health", "eject", "retry", "http2", "tls"]);
+    b.later(&["health", "eject", "retry", "http2"]);
     let endpoints = b
         .key("endpoints", "addresses of Axon")
-        .required("`http://IP:port`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
+        .required("`http://IP:port`, `https://IP:port`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
         .and_then(|value| value.distinct_by(1..=64, endpoint, |one, other| one.address == other.address));
     let request = b.key("request", "how a dispatch is asked of Axon").block(request);
     let envelope_bytes = b.key("response", "what Axon answers").block(|b| {
@@ -259,11 +260,16 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     b.key("balance", "how an endpoint is chosen").word((), &[("least_loaded", ())], &["round_robin", "hash"]);
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
     let keepalive = b.key("keepalive", "idle connections kept per endpoint").integer(128, 0..=65_536);
+    let secure = endpoints.iter().flatten().any(|endpoint| endpoint.secure.is_some());
+    let tls = b.key("tls", "how `https` endpoints are trusted").block(|tls| tls::tls(tls, secure, b));
+    if secure && tls.is_none() {
+        return None;
+    }
     let (name, endpoints) = (name.to_owned(), endpoints?);
-    Some(Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive })
+    Some(Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive, tls })
 }
 
-/// `http://IP[:port]` or `http://localhost[:port]`, perhaps with a `/` at the end.
+/// `http://IP[:port]`, `http://localhost[:port]` or the same with `https`, perhaps with a `/` at the end.
 fn endpoint(value: Value<'_>) -> Option<Endpoint> {
     let text = value.literal("an address such as `http://127.0.0.1:9000`")?;
     if text.contains('@') {
@@ -271,19 +277,21 @@ fn endpoint(value: Value<'_>) -> Option<Endpoint> {
         return value
             .fail("an endpoint cannot hold credentials", "Orbit signs what it sends; remove all up to the `@`");
     }
-    if text.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
-        return value.fail("`https` endpoints are not supported by this version", "write `http://IP:port`");
-    }
-    let shape = "write `http://IP:port`, without a path";
-    let Some(authority) = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest)) else {
-        return value.fail(format!("{} is not an endpoint", value.quoted(text)), shape);
+    let (secure, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => {
+            let shape = "write `http://IP:port` or `https://IP:port`, without a path";
+            return value.fail(format!("{} is not an endpoint", value.quoted(text)), shape);
+        }
     };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         return value.fail("an endpoint has no path and no query", "write the path as `request.path`");
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port: &u16| *port > 0)),
-        _ => (authority, Some(80)),
+        _ => (authority, Some(if secure { 443 } else { 80 })),
     };
     let Some(port) = port else {
         return value.fail(format!("{} has no valid port", value.quoted(text)), "write a port from 1 to 65535");
@@ -292,7 +300,9 @@ fn endpoint(value: Value<'_>) -> Option<Endpoint> {
         let help = "host names are not resolved by this version; write an IP address or `localhost`";
         return value.fail(format!("`{}` is not an IP address", crate::config::shown(host)), help);
     };
-    Some(Endpoint { address: SocketAddr::new(ip, port), authority: authority.to_owned() })
+    let name = if host == "localhost" { ServerName::try_from("localhost").ok() } else { Some(ServerName::from(ip)) };
+    let secure = name.filter(|_| secure);
+    Some(Endpoint { secure, address: SocketAddr::new(ip, port), authority: authority.to_owned() })
 }
 
 fn host_address(host: &str) -> Option<IpAddr> {

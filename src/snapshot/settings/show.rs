@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{
     Drain, Endpoint, GovernanceKey, KeySetting, Limits, Listen, LogFormat, LogLevel, Mode, Presigned, RateSetting,
-    Settings, Sign, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod,
+    Settings, Sign, SignSource, Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
@@ -132,10 +132,13 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 }
 
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
-    let Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive } = upstream;
+    let Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive, tls } = upstream;
     out.line(0, "upstreams:");
     out.line(1, &format!("{}:", quoted(name)));
-    let url = |endpoint: &Endpoint| format!("\"http://{}\"", endpoint.authority);
+    let url = |endpoint: &Endpoint| {
+        let scheme = if endpoint.secure.is_some() { "https" } else { "http" };
+        format!("\"{scheme}://{}\"", endpoint.authority)
+    };
     out.line(2, &format!("endpoints: {}", list(endpoints, url)));
     let request = match request.method {
         UpstreamMethod::Post => format!("method: POST, path: {}", quoted(&request.path)),
@@ -159,6 +162,17 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));
     out.line(2, &format!("keepalive: {keepalive}"));
+    write_tls(out, tls.as_ref());
+}
+
+fn write_tls(out: &mut Lines, tls: Option<&Tls>) {
+    let or_null = |text: Option<String>| text.unwrap_or_else(|| "null".to_owned());
+    let client = tls.and_then(|tls| tls.client.as_ref());
+    let ca = or_null(tls.and_then(|tls| tls.ca.as_deref()).map(quoted_path));
+    let name = or_null(tls.and_then(|tls| tls.server_name.as_ref()).map(|name| quoted(&name.to_str())));
+    let cert = or_null(client.map(|client| quoted_path(&client.cert)));
+    let key = or_null(client.map(|client| quoted_path(&client.key)));
+    out.line(2, &format!("tls: {{ ca: {ca}, server_name: {name}, client_cert: {cert}, client_key: {key} }}"));
 }
 
 #[derive(Default)]

@@ -325,7 +325,8 @@ fn broken_upstreams() {
         folder.check(&with_upstream(lines), &expected);
     }
     for (endpoint, expected) in [
-        ("https://127.0.0.1", "`https` endpoints are not supported by this version"),
+        ("HTTPS://127.0.0.1", "is not an endpoint"),
+        ("https://127.0.0.1:0", "has no valid port"),
         ("http://axon:80", "`axon` is not an IP address"),
         ("http://127.0.0.1:0", "has no valid port"),
         ("http://127.0.0.1:http", "has no valid port"),
@@ -340,6 +341,127 @@ fn broken_upstreams() {
     let two = "[\"http://localhost:1\", \"http://127.0.0.1:1/\"]";
     folder.check(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", two), &["7:45 listed twice"]);
     folder.check(&with("  b: { endpoints: x }"), &["8:3 more than one upstream is not supported by this version"]);
+}
+
+/// A certificate authority, one that it signed, the key of that, and the key of another.
+struct Certificates {
+    ca: String,
+    cert: String,
+    key: String,
+    other_key: String,
+}
+
+fn certificates() -> Certificates {
+    let keys = [(); 3].map(|()| rcgen::KeyPair::generate().unwrap());
+    let [ca_key, key, other_key] = keys;
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let cert = rcgen::CertificateParams::new(vec!["orbit.test".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    Certificates { ca: ca_cert.pem(), cert: cert.pem(), key: key.serialize_pem(), other_key: other_key.serialize_pem() }
+}
+
+/// The smallest file with an `https` endpoint; `lines`, indented by four, begin at line 9.
+fn with_secure_upstream(lines: &str) -> String {
+    with_upstream(lines).replace("http://127.0.0.1:9000", "https://127.0.0.1:9000")
+}
+
+#[test]
+fn certificates_are_read_with_the_configuration() {
+    let folder = Folder::new();
+    let made = certificates();
+    folder.write("tls/ca.pem", &format!("of the cluster\n{}{}", made.ca, certificates().ca));
+    folder.write("cert.pem", &made.cert);
+    let key = folder.write("key.pem", &made.key);
+    let main = with_secure_upstream(
+        "tls: { ca: tls/ca.pem, server_name: axon.test, client_cert: cert.pem, client_key: key.pem }",
+    );
+    let loaded = folder.load(&main).unwrap_or_else(|problems| panic!("{problems}"));
+    let tls = loaded.settings.upstream.tls.clone().unwrap();
+    assert_eq!(tls.roots.len(), 2);
+    assert_eq!(tls.server_name.unwrap().to_str(), "axon.test");
+    assert_eq!(tls.client.unwrap().key, key);
+    assert_eq!(loaded.files.len(), 6, "what a reload has to look at: {:?}", loaded.files);
+    assert!(loaded.warnings.iter().any(|warning| warning.message == "every user may read the private key"));
+    let secret = made.key.lines().nth(1).unwrap();
+    let shown = format!("{:?} {}", loaded.settings, loaded.settings.show());
+    assert!(!shown.contains(secret), "the key is shown");
+    assert_eq!(folder.settings(&loaded.settings.show()).show(), loaded.settings.show());
+
+    // Each file's content counts: what comes next may be told from what was.
+    let fingerprint = |folder: &Folder| folder.settings(&main).upstream.tls.unwrap().fingerprint;
+    let before = (folder.load(&main).unwrap().sha256, fingerprint(&folder));
+    folder.write("tls/ca.pem", &made.ca);
+    let after = (folder.load(&main).unwrap().sha256, fingerprint(&folder));
+    assert!(before.0 != after.0 && before.1 != after.1);
+}
+
+#[test]
+fn broken_certificates_are_told_where_they_are_named() {
+    let folder = Folder::new();
+    let made = certificates();
+    let cut = &made.ca[..made.ca.len() - 40];
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (name, text) in [
+        ("ca.pem", made.ca.as_str()),
+        ("cert.pem", &made.cert),
+        ("key.pem", &made.key),
+        ("other.pem", &made.other_key),
+        ("cut.pem", cut),
+        ("none.pem", no_certificate),
+        ("empty.pem", "nothing here\n"),
+    ] {
+        folder.write(name, text);
+    }
+    for (lines, expected) in [
+        ("tls: { ca: nowhere.pem }", vec!["9:16 cannot read"]),
+        ("tls: { ca: empty.pem }", vec!["9:16 the file holds no certificate"]),
+        ("tls: { ca: key.pem }", vec!["9:16 the file holds no certificate"]),
+        ("tls: { ca: cut.pem }", vec!["9:16 the file is not valid PEM"]),
+        ("tls: { ca: none.pem }", vec!["9:16 certificate 1 of the file cannot be used"]),
+        ("tls: { ca: ca.pem, server_name: \"a b\" }", vec!["9:37 `a b` is not a host name"]),
+        ("tls: { ca: ca.pem, client_cert: cert.pem }", vec!["9:24 `client_cert` has no `client_key`"]),
+        ("tls: { ca: ca.pem, client_key: key.pem }", vec!["9:24 `client_key` has no `client_cert`"]),
+        (
+            "tls: { ca: ca.pem, client_cert: cert.pem, client_key: other.pem }",
+            vec!["9:59 the key does not belong to `client_cert`"],
+        ),
+        (
+            "tls: { ca: ca.pem, client_cert: none.pem, client_key: key.pem }",
+            vec!["9:37 the first certificate of the file cannot be used"],
+        ),
+        (
+            "tls: { ca: cut.pem, client_cert: key.pem, client_key: cert.pem }",
+            vec![
+                "9:16 the file is not valid PEM",
+                "9:38 the file holds no certificate",
+                "9:59 the file holds no private key",
+            ],
+        ),
+        ("tls: { insecure: true }", vec!["9:12 unknown key `insecure`"]),
+    ] {
+        folder.check(&with_secure_upstream(lines), &expected);
+    }
+    let unused = with_upstream("tls: { ca: ca.pem }");
+    folder.check(&unused, &["9:12 no endpoint is `https`, so this has no effect"]);
+    assert!(folder.settings(&with_upstream("tls: { ca: null }")).upstream.tls.is_none());
+}
+
+#[test]
+fn the_systems_certificates_are_those_of_the_environment_or_of_the_system() {
+    let folder = Folder::new();
+    let path = folder.write("system.pem", &certificates().ca);
+    let main = folder.write("orbit.yaml", &with_secure_upstream(""));
+    let mut environment = environment();
+    environment.insert("SSL_CERT_FILE".to_owned(), path.display().to_string());
+    let loaded = Settings::load(&main, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.settings.upstream.tls.unwrap().roots.len(), 1);
+    assert!(loaded.files.contains(&path), "{:?}", loaded.files);
+
+    folder.write("system.pem", "");
+    let problems = Settings::load(&main, &environment).unwrap_err().to_string();
+    assert!(problems.contains("the system has no usable CA certificates"), "{problems}");
 }
 
 #[test]
@@ -369,7 +491,7 @@ fn keys_of_later_versions_are_refused_by_name() {
         let refused = |name: &&str| problems[0].ends_with(&format!("`{name}` is not supported by this version"));
         assert!(problems.len() == 1 && name.iter().any(refused), "{block}: {problems:?}");
     }
-    for key in ["health: { path: /h }", "eject: {}", "retry: { attempts: 2 }", "http2: false", "tls: { ca: null }"] {
+    for key in ["health: { path: /h }", "eject: {}", "retry: { attempts: 2 }", "http2: false"] {
         let name = key.split(':').next().unwrap();
         folder.check(&with_upstream(key), &[&format!("9:5 `{name}` is not supported by this version")]);
     }

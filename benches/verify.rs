@@ -46,6 +46,7 @@ impl Scene {
                 regions: vec!["us-east-1".into()],
                 services: vec!["execute-api".into()],
                 clock_skew: Duration::from_secs(300),
+                presigned: None,
                 unsigned_payload: false,
             },
             keyring: keyring(),

@@ -18,6 +18,7 @@ mod harness;
 mod layers;
 mod limits;
 mod observability;
+mod presigned;
 mod reload;
 mod sigv4_attacks;
 mod sigv4_suite;

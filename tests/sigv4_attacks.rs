@@ -77,6 +77,7 @@ fn rules() -> Rules {
         regions: vec!["us-east-1".into(), "eu-west-1".into()],
         services: vec!["execute-api".into()],
         clock_skew: Duration::from_secs(300),
+        presigned: None,
         unsigned_payload: false,
     }
 }

@@ -13,7 +13,8 @@ use aws_sigv4::http_request::{PayloadChecksumKind, SignableBody, SignableRequest
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use orbit::auth::canonical::{self, Canonical, Form};
-use orbit::auth::claim::{Authorization, SignedHeaders};
+use orbit::auth::claim::{Credential, Parts, SignedHeaders};
+use orbit::auth::query::Parameters;
 use orbit::auth::stamp::Stamp;
 use orbit::auth::verify::string_to_sign;
 use orbit::auth::{Caller, Issue, KeyEntry, Keyring, Rules, claim};
@@ -24,34 +25,35 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-const ID: &str = "AKIDEXAMPLE";
-const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
-const TOKEN: &str = "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfI";
+pub(crate) const ID: &str = "AKIDEXAMPLE";
+pub(crate) const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+pub(crate) const TOKEN: &str =
+    "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfI";
 /// 2024-01-15T10:30:00Z
-const NOW: u64 = 1_705_314_600;
-const NOW_BASIC: &str = "20240115T103000Z";
+pub(crate) const NOW: u64 = 1_705_314_600;
+pub(crate) const NOW_BASIC: &str = "20240115T103000Z";
 
 /// A request before it becomes bytes.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub method: String,
-    pub target: String,
-    pub fields: Vec<(String, Vec<u8>)>,
-    pub body: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) fields: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    pub fn new(method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Self {
+    pub(crate) fn new(method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Self {
         let fields = fields.iter().map(|(n, v)| (n.to_string(), v.as_bytes().to_vec())).collect();
         Self { method: method.into(), target: target.into(), fields, body: body.into() }
     }
 
-    pub fn head(&self) -> Result<Head, Rejection> {
+    pub(crate) fn head(&self) -> Result<Head, Rejection> {
         Head::parse(Bytes::from(self.head_bytes()))
     }
 
     /// As it goes over the wire; with the body's length, unless a field says something of the framing.
-    pub fn head_bytes(&self) -> Vec<u8> {
+    pub(crate) fn head_bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         for (name, value) in &self.fields {
             bytes.extend_from_slice(name.as_bytes());
@@ -66,38 +68,38 @@ impl Request {
         bytes
     }
 
-    pub fn position(&self, name: &str) -> Option<usize> {
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
         self.fields.iter().position(|(n, _)| n.eq_ignore_ascii_case(name))
     }
 
-    pub fn value(&mut self, name: &str) -> &mut Vec<u8> {
+    pub(crate) fn value(&mut self, name: &str) -> &mut Vec<u8> {
         let at = self.position(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
         &mut self.fields[at].1
     }
 
-    pub fn text(&mut self, name: &str) -> String {
+    pub(crate) fn text(&mut self, name: &str) -> String {
         String::from_utf8(self.value(name).clone()).expect("UTF-8")
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         *self.value(name) = value.as_bytes().to_vec();
     }
 
-    pub fn replace(&mut self, name: &str, from: &str, to: &str) {
+    pub(crate) fn replace(&mut self, name: &str, from: &str, to: &str) {
         let text = self.text(name);
         assert!(text.contains(from), "{name} lacks {from}: {text}");
         self.set(name, &text.replace(from, to));
     }
 
-    pub fn add(&mut self, name: &str, value: &str) {
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
         self.fields.push((name.into(), value.as_bytes().to_vec()));
     }
 
-    pub fn insert(&mut self, at: usize, name: &str, value: &str) {
+    pub(crate) fn insert(&mut self, at: usize, name: &str, value: &str) {
         self.fields.insert(at, (name.into(), value.as_bytes().to_vec()));
     }
 
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         let at = self.position(name).unwrap_or_else(|| panic!("no {name}"));
         self.fields.remove(at);
     }
@@ -177,11 +179,11 @@ fn seal(mut request: Request, canonical: impl AsRef<[u8]>, key_day: u64) -> Requ
     request
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-pub fn key(id: &str, secret: &str, token: Option<&str>) -> KeyEntry {
+pub(crate) fn key(id: &str, secret: &str, token: Option<&str>) -> KeyEntry {
     KeyEntry {
         access_key_id: id.into(),
         secret_access_key: secret.into(),
@@ -193,15 +195,16 @@ pub fn key(id: &str, secret: &str, token: Option<&str>) -> KeyEntry {
     }
 }
 
-fn ring(entry: KeyEntry) -> Keyring {
+pub(crate) fn ring(entry: KeyEntry) -> Keyring {
     Keyring::from_entries(vec![entry]).expect("a valid key")
 }
 
-fn rules() -> Rules {
+pub(crate) fn rules() -> Rules {
     Rules {
         regions: vec!["eu-west-1".into(), "us-east-1".into()],
         services: vec!["execute-api".into()],
         clock_skew: Duration::from_secs(300),
+        presigned: None,
         unsigned_payload: false,
     }
 }
@@ -211,7 +214,7 @@ fn now() -> Moment {
 }
 
 /// Head, claim and body, as the pipeline does it.
-fn verify(request: &Request, rules: &Rules, keyring: &Keyring, now: Moment) -> Result<Caller, Rejection> {
+pub(crate) fn verify(request: &Request, rules: &Rules, keyring: &Keyring, now: Moment) -> Result<Caller, Rejection> {
     claim(&request.head()?, rules, keyring, now)?.identify(&request.body)
 }
 
@@ -298,27 +301,35 @@ fn the_suite_of_aws_is_verified() {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     names.sort_unstable();
-    let (mut verified, mut refused, mut compared) = (0, 0, 0);
-    for name in &names {
-        let file = |file: &str| std::fs::read_to_string(suite.join(name).join(file)).ok();
-        let expected = file("header-canonical-request.txt").expect("a canonical request");
-        if let Some((_, why)) = REFUSED_BY_THE_FRONT_DOOR.iter().find(|(case, _)| case == name) {
-            refused_case(name, why, &file("header-signed-request.txt").expect("signed"), &expected);
-            refused += 1;
-        } else if WITHOUT_CREDENTIALS.contains(&name.as_str()) {
-            let (mut request, _) = read_request(&file("request.txt").expect("a request"));
-            let line = expected.lines().find(|line| line.starts_with("x-amz-date:")).expect("a date");
-            request.set("x-amz-date", line.trim_start_matches("x-amz-date:"));
-            compare_canonical(name, &request, &["host", "x-amz-date"], &expected);
-            compared += 1;
-        } else {
-            let context: Value = serde_json::from_str(&file("context.json").expect("a context")).expect("JSON");
-            let signed = file("header-signed-request.txt").expect("signed");
-            verified_case(name, &context, &signed, &expected, &file("header-string-to-sign.txt").expect("a string"));
-            verified += 1;
+    let counts = ["header", "query"].map(|carrier| {
+        let (mut verified, mut refused, mut compared) = (0, 0, 0);
+        for name in &names {
+            let file = |file: &str| std::fs::read_to_string(suite.join(name).join(file)).ok();
+            let Some(expected) = file(&format!("{carrier}-canonical-request.txt")) else {
+                assert!(WITHOUT_CREDENTIALS.contains(&name.as_str()), "{name} has no {carrier} case");
+                continue;
+            };
+            let signed = file(&format!("{carrier}-signed-request.txt"));
+            if let Some((_, why)) = REFUSED_BY_THE_FRONT_DOOR.iter().find(|(case, _)| case == name) {
+                refused_case(name, why, &signed.expect("signed"), &expected);
+                refused += 1;
+            } else if WITHOUT_CREDENTIALS.contains(&name.as_str()) {
+                let (mut request, _) = read_request(&file("request.txt").expect("a request"));
+                let line = expected.lines().find(|line| line.starts_with("x-amz-date:")).expect("a date");
+                request.set("x-amz-date", line.trim_start_matches("x-amz-date:"));
+                compare_canonical(name, &request, &unsigned(&["host", "x-amz-date"]), &expected);
+                compared += 1;
+            } else {
+                let context: Value = serde_json::from_str(&file("context.json").expect("a context")).expect("JSON");
+                let to_sign = file(&format!("{carrier}-string-to-sign.txt")).expect("a string");
+                verified_case(name, &context, &signed.expect("signed"), &expected, &to_sign);
+                verified += 1;
+            }
         }
-    }
-    assert_eq!((verified, refused, compared), (33, REFUSED_BY_THE_FRONT_DOOR.len(), WITHOUT_CREDENTIALS.len()));
+        (verified, refused, compared)
+    });
+    let refused = REFUSED_BY_THE_FRONT_DOOR.len();
+    assert_eq!(counts, [(33, refused, WITHOUT_CREDENTIALS.len()), (33, refused, 0)]);
 }
 
 fn verified_case(name: &str, context: &Value, signed: &str, canonical: &str, to_sign: &str) {
@@ -329,10 +340,17 @@ fn verified_case(name: &str, context: &Value, signed: &str, canonical: &str, to_
     let stamp = Stamp::parse_basic(basic.as_bytes()).expect("a date");
     let region = text(&context["region"]);
     let service = text(&context["service"]);
+    let expires = context["expiration_in_seconds"].as_u64().expect("a number");
 
-    let authorization = head.all(b"authorization").next().expect("Authorization").to_vec();
-    let parts = Authorization::parse(&authorization).unwrap_or_else(|e| panic!("{name}: {e:?}"));
-    compare_canonical(name, &request, &parts.signed.names.iter().map(|n| utf8(n)).collect::<Vec<_>>(), canonical);
+    let authorization = head.all(b"authorization").next().map(<[u8]>::to_vec);
+    let parameters = authorization.is_none().then(|| Parameters::parse(head.query().unwrap_or_default().as_bytes()));
+    let parts = match (&authorization, &parameters) {
+        (Some(value), _) => Parts::from_header(value),
+        (None, Some(Ok(parameters))) => Parts::from_query(parameters),
+        (None, refused) => panic!("{name}: {:?}", refused.as_ref().and_then(|r| r.as_ref().err())),
+    };
+    let parts = parts.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    compare_canonical(name, &request, &parts, canonical);
     let hash = hex(&Sha256::digest(canonical.as_bytes()));
     let scope = format!("{}/{region}/{service}/aws4_request", &basic[..8]);
     let built = string_to_sign(&stamp, &scope, hash.as_bytes().try_into().expect("64 digits"));
@@ -341,13 +359,21 @@ fn verified_case(name: &str, context: &Value, signed: &str, canonical: &str, to_
     let credentials = &context["credentials"];
     let (id, secret) = (text(&credentials["access_key_id"]), text(&credentials["secret_access_key"]));
     let keyring = ring(key(&id, &secret, credentials["token"].as_str()));
-    let rules = Rules { regions: vec![region], services: vec![service], ..rules() };
-    let at = ManualClock::at(stamp.unix_seconds()).now();
-    let caller = verify(&request, &rules, &keyring, at).unwrap_or_else(|e| panic!("{name}: signature: {e:?}"));
+    let rules = Rules {
+        regions: vec![region],
+        services: vec![service],
+        presigned: parameters.as_ref().map(|_| Duration::from_secs(expires)),
+        ..rules()
+    };
+    let at = |seconds: u64| ManualClock::at(stamp.unix_seconds() + seconds).now();
+    let caller = verify(&request, &rules, &keyring, at(0)).unwrap_or_else(|e| panic!("{name}: signature: {e:?}"));
     assert_eq!(&**caller.access_key_id(), id, "{name}");
+    let last = if parameters.is_some() { expires } else { rules.clock_skew.as_secs() };
+    verify(&request, &rules, &keyring, at(last)).unwrap_or_else(|e| panic!("{name}: its last second: {e:?}"));
+    verify(&request, &rules, &keyring, at(last + 1)).expect_err(name);
 
     let other = ring(key(&id, "another secret", credentials["token"].as_str()));
-    verify(&request, &rules, &other, at).expect_err(name);
+    verify(&request, &rules, &other, at(0)).expect_err(name);
 }
 
 /// The case's request must not pass the front door, and still canonicalise as the suite says.
@@ -360,10 +386,16 @@ fn refused_case(name: &str, why: &str, signed: &str, canonical: &str) {
         for (_, value) in &mut request.fields {
             *value = utf8(value).replace("\r\n", "").into_bytes();
         }
-        compare_canonical(name, &request, &["host", "my-header1", "x-amz-date"], canonical);
+        let names: &[&str] = match request.position("x-amz-date") {
+            Some(_) => &["host", "my-header1", "x-amz-date"],
+            None => &["host", "my-header1"],
+        };
+        request.target = request.target.split("&X-Amz-Signature=").next().unwrap_or_default().to_owned();
+        compare_canonical(name, &request, &unsigned(names), canonical);
         return;
     }
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    let query = query.split("&X-Amz-Signature=").next().unwrap_or_default();
     let mut lines = canonical.lines().skip(1);
     let mut out = Vec::new();
     canonical::write_path(path.as_bytes(), canonical::Path::Normalised, &mut out);
@@ -373,16 +405,26 @@ fn refused_case(name: &str, why: &str, signed: &str, canonical: &str) {
     assert_eq!(Some(utf8(&out)), lines.next(), "{name}: query");
 }
 
-/// The canonical request is the suite's, written with the path as sent where the case asks for that.
-fn compare_canonical(name: &str, request: &Request, signed: &[&str], expected: &str) {
+/// Parts of a request that names these headers and has no signature.
+fn unsigned(names: &'static [&'static str]) -> Parts<'static> {
+    let list = names.join(";").leak().as_bytes();
+    let credential =
+        Credential { access_key_id: ID, date: b"", region: b"", service: b"service", terminator: b"aws4_request" };
+    let signed = SignedHeaders { list, names: names.iter().map(|n| n.as_bytes()).collect() };
+    Parts { credential, signed, signature: &[b'0'; 64], presigned: None }
+}
+
+/// The canonical request is the suite's, in the form that the case asks for.
+fn compare_canonical(name: &str, request: &Request, parts: &Parts<'_>, expected: &str) {
     let head = request.head().unwrap_or_else(|e| panic!("{name}: {e:?}"));
-    let list = signed.join(";");
-    let signed = SignedHeaders { list: list.as_bytes(), names: signed.iter().map(|n| n.as_bytes()).collect() };
-    let canonical = Canonical::new(&head, &signed).unwrap_or_else(|e| panic!("{name}: {e:?}"));
-    let form = match name.ends_with("-unnormalized") {
-        true => Form { path: canonical::Path::AsSent, ..Form::default() },
-        false => Form::default(),
-    };
+    let canonical = Canonical::new(&head, parts).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    let mut form = Form::default();
+    if name.ends_with("-unnormalized") {
+        form.path = canonical::Path::AsSent;
+    }
+    if name == "post-sts-header-after" {
+        form.token = canonical::Token::Appended;
+    }
     let mut out = Vec::new();
     canonical.write(form, &mut out);
     out.extend_from_slice(hex(&Sha256::digest(&request.body)).as_bytes());
@@ -414,7 +456,7 @@ const QUERY: &[&str] = &[
 ];
 const VALUE: &[&str] = &["a", "B", "3", " ", "  ", "   ", ",", ";", "=", "\"", "%", "/", "\u{e9}", ":"];
 
-fn requests() -> impl Strategy<Value = Request> {
+pub(crate) fn requests() -> impl Strategy<Value = Request> {
     let name = proptest::sample::select(&["X-Custom", "x-custom", "Content-Type", "X-Amz-Meta-A", "Accept", "x-b"][..]);
     let fields = proptest::collection::vec((name, text_of(VALUE, 0..12)), 0..6);
     let host = proptest::sample::select(&["orbit.example", "A.b:8080", "a:80", "[::1]:443"][..]);
@@ -432,7 +474,7 @@ fn requests() -> impl Strategy<Value = Request> {
 }
 
 /// One byte of one part becomes another; `None` where the part is absent or empty.
-fn alter(request: &Request, part: &str, at: proptest::sample::Index, to: u8) -> Option<Request> {
+pub(crate) fn alter(request: &Request, part: &str, at: proptest::sample::Index, to: u8) -> Option<Request> {
     let mut altered = request.clone();
     let (path, query) = match request.target.split_once('?') {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
@@ -474,7 +516,7 @@ fn alter(request: &Request, part: &str, at: proptest::sample::Index, to: u8) -> 
 
 /// What two requests must share to be allowed the same signature: the documented exceptions are white
 /// space between tokens, the order and spelling of equal query pairs, and dot or empty segments.
-fn meaning(request: &Request) -> impl PartialEq + std::fmt::Debug {
+pub(crate) fn meaning(request: &Request) -> impl PartialEq + std::fmt::Debug {
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     let mut segments = Vec::new();
     for segment in path.split('/') {
@@ -657,9 +699,9 @@ fn bytes_that_are_no_text_are_bound() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Attacks
+// Keys, time, levels of encoding
 
-fn base() -> Request {
+pub(crate) fn base() -> Request {
     let fields = [("Host", "orbit.example"), ("Content-Type", "application/json"), ("X-Amz-Meta-Team", "a")];
     Request::new("POST", "/dispatch?a=%2B&b=1", &fields, br#"{"intent":"call_reasoning"}"#)
 }

@@ -5,7 +5,9 @@
 //! ```
 //!
 //! The rules are those of every service but S3: the path is normalised and encoded once more without
-//! being decoded first, the query is decoded and encoded again, header values are folded.
+//! being decoded first, the query is decoded and encoded again, header values are folded. For a scope
+//! whose service is `s3` the path is not normalised and is decoded before it is encoded: one rule or the
+//! other, never both. Of query authentication the signature alone is left out.
 //! Bytes, not text: decoding to characters would make different invalid UTF-8 look the same.
 //!
 //! Several released signers differ from the rules in known ways, so a request can be written in more
@@ -13,26 +15,32 @@
 //! first, and none changes how often something is encoded: with single and double encoding both
 //! accepted, a signature for `/a%2Fb` would also hold for `/a%252Fb`.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
 use memchr::memchr_iter;
 
-use super::claim::SignedHeaders;
+use super::claim::Parts;
+use super::query::{SECURITY_TOKEN, SIGNATURE};
 use super::{Issue, refuse};
 use crate::error::Rejection;
 use crate::request::Head;
 
-/// Most forms tried for one request; the order puts what real signers need first.
+/// Most forms tried for one request. Forms that differ from the specification in one thing come first, then
+/// those that differ in two, and so on: no signer is known that needs more than three at once.
 pub const FORMS_MAX: usize = 24;
 
 /// A head together with the names that were signed, all of them present.
 pub struct Canonical<'a> {
     head: &'a Head,
-    signed: &'a SignedHeaders<'a>,
+    parts: &'a Parts<'a>,
     /// Position in `signed.names`, position among the fields, value; ascending.
     values: Vec<(u16, u16, &'a [u8])>,
-    /// The query in the specification's order.
+    /// The query's signed pairs in the specification's order.
     pairs: Vec<Pair<'a>>,
+    /// The same in the orders of other signers, sorted when first asked for.
+    by_decoded: OnceCell<Vec<Pair<'a>>>,
+    as_sent: OnceCell<Vec<Pair<'a>>>,
 }
 
 /// Name and value of one query parameter, undecoded.
@@ -43,6 +51,7 @@ type Pair<'a> = (&'a [u8], &'a [u8]);
 pub struct Form {
     pub path: Path,
     pub query: Query,
+    pub token: Token,
     pub folding: Folding,
     pub host: Host,
 }
@@ -57,6 +66,8 @@ pub enum Path {
     AsSent,
     /// Removed; a path that ends in a dot segment ends in a slash, as RFC 3986 has it: Rust.
     NormalisedToSlash,
+    /// Kept, and escapes are undone before all is encoded: S3, and S3 alone.
+    EncodedOnce,
 }
 
 /// The order and spelling of the query's pairs.
@@ -69,6 +80,15 @@ pub enum Query {
     ByDecoded,
     /// Sorted, but not encoded again: botocore with a raw URL, Ruby.
     AsSent,
+}
+
+/// Whether a session token in the query was there when it was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Token {
+    #[default]
+    Signed,
+    /// Added to the signed URL, as some services want it. It is compared with the key's token all the same.
+    Appended,
 }
 
 /// Which white space inside header values becomes one space.
@@ -93,12 +113,13 @@ pub enum Host {
 }
 
 impl<'a> Canonical<'a> {
-    /// Matches the signed names with the head.
+    /// Matches the signed names with the head. The query's escapes must be valid; for `s3` the path's too.
     ///
     /// # Errors
     /// `unsigned_header` if `host` or an `x-amz-` header is not signed, `missing_signed_header` if a
     /// signed name is absent.
-    pub fn new(head: &'a Head, signed: &'a SignedHeaders<'a>) -> Result<Self, Rejection> {
+    pub fn new(head: &'a Head, parts: &'a Parts<'a>) -> Result<Self, Rejection> {
+        let signed = &parts.signed;
         if signed.names.binary_search(&&b"host"[..]).is_err() {
             return Err(refuse(Issue::UnsignedHeader, "host is not signed"));
         }
@@ -122,8 +143,11 @@ impl<'a> Canonical<'a> {
             }
             while present.next_if_eq(&position).is_some() {}
         }
-        let pairs = sorted_pairs(head.query().unwrap_or_default().as_bytes(), Query::ByEncoded);
-        Ok(Self { head, signed, values, pairs })
+        let query = head.query().unwrap_or_default().as_bytes();
+        // Query authentication has one signature, spelt so; beside a header there is none.
+        let is_signed = |(name, _): &Pair<'_>| parts.presigned.is_none() || *name != SIGNATURE;
+        let pairs = sorted(pieces(query).filter(is_signed).collect(), Query::ByEncoded);
+        Ok(Self { head, parts, values, pairs, by_decoded: OnceCell::new(), as_sent: OnceCell::new() })
     }
 
     /// Appends everything up to the payload hash, the line end before it included.
@@ -132,15 +156,14 @@ impl<'a> Canonical<'a> {
         out.push(b'\n');
         write_path(self.head.path().as_bytes(), form.path, out);
         out.push(b'\n');
-        match form.query {
-            Query::ByEncoded => write_pairs(&self.pairs, form.query, out),
-            Query::ByDecoded | Query::AsSent => {
-                write_query(self.head.query().unwrap_or_default().as_bytes(), form.query, out)
-            }
-        }
+        let signed_pairs = self.pairs(form.query).iter().filter(|(name, _)| match form.token {
+            Token::Signed => true,
+            Token::Appended => *name != SECURITY_TOKEN,
+        });
+        write_pairs(signed_pairs, form.query, out);
         out.push(b'\n');
         let mut values = self.values.iter().peekable();
-        for (position, name) in self.signed.names.iter().enumerate() {
+        for (position, name) in self.parts.signed.names.iter().enumerate() {
             out.extend_from_slice(name);
             let mut before = b':';
             while let Some((.., value)) = values.next_if(|(of, ..)| usize::from(*of) == position) {
@@ -154,14 +177,24 @@ impl<'a> Canonical<'a> {
             out.push(b'\n');
         }
         out.push(b'\n');
-        out.extend_from_slice(self.signed.list);
+        out.extend_from_slice(self.parts.signed.list);
         out.push(b'\n');
+    }
+
+    /// The pairs in the order of a form.
+    fn pairs(&self, form: Query) -> &[Pair<'a>] {
+        let sorted = || sorted(self.pairs.clone(), form);
+        match form {
+            Query::ByEncoded => &self.pairs,
+            Query::ByDecoded => self.by_decoded.get_or_init(sorted),
+            Query::AsSent => self.as_sent.get_or_init(sorted),
+        }
     }
 
     /// A size that [`Canonical::write`] seldom exceeds, in bytes.
     pub fn size_hint(&self) -> usize {
         let values: usize = self.values.iter().map(|(.., value)| value.len() + 2).sum();
-        self.head.target().len() * 3 / 2 + self.signed.list.len() * 2 + values + 64
+        self.head.target().len() * 3 / 2 + self.parts.signed.list.len() * 2 + values + 64
     }
 
     /// The forms in which this head can differ, the specification's first.
@@ -176,15 +209,43 @@ impl<'a> Canonical<'a> {
         let spaces = tabs || values().any(has_double_space);
         let host = self.head.all(b"host").any(|host| without_default_port(host).len() != host.len());
 
+        let s3 = self.parts.is_for_s3();
+        let appended = self.parts.presigned.as_ref().is_some_and(|presigned| presigned.token.is_some());
+
         let queries = [(Query::ByEncoded, true), (Query::ByDecoded, reordered), (Query::AsSent, respelt)];
-        let paths = [(Path::Normalised, true), (Path::AsSent, dots), (Path::NormalisedToSlash, last_dots)];
+        let tokens = [(Token::Signed, true), (Token::Appended, appended)];
+        let paths = [
+            (Path::Normalised, !s3),
+            (Path::AsSent, !s3 && dots),
+            (Path::NormalisedToSlash, !s3 && last_dots),
+            (Path::EncodedOnce, s3),
+        ];
         let foldings = [(Folding::Spaces, true), (Folding::Trim, spaces), (Folding::Blanks, tabs)];
         let hosts = [(Host::AsSent, true), (Host::WithoutDefaultPort, host)];
-        each(hosts)
-            .flat_map(move |host| each(foldings).map(move |folding| (host, folding)))
-            .flat_map(move |(host, folding)| each(paths).map(move |path| (host, folding, path)))
-            .flat_map(move |(host, folding, path)| each(queries).map(move |query| Form { path, query, folding, host }))
+        let all = move || {
+            each(hosts)
+                .flat_map(move |host| each(foldings).map(move |folding| (host, folding)))
+                .flat_map(move |(host, folding)| each(paths).map(move |path| (host, folding, path)))
+                .flat_map(move |rest| each(tokens).map(move |token| (rest, token)))
+                .flat_map(move |((host, folding, path), token)| {
+                    each(queries).map(move |query| Form { path, query, token, folding, host })
+                })
+        };
+        let differences_max =
+            [reordered || respelt, appended, dots || s3, spaces, host].into_iter().filter(|differs| *differs).count();
+        (0..=differences_max)
+            .flat_map(move |count| all().filter(move |form| form.differences() == count))
             .take(FORMS_MAX)
+    }
+}
+
+impl Form {
+    /// In how many things it differs from the specification's form.
+    fn differences(self) -> usize {
+        let Self { path, query, token, folding, host } = Self::default();
+        let differs =
+            [self.path != path, self.query != query, self.token != token, self.folding != folding, self.host != host];
+        differs.into_iter().filter(|differs| *differs).count()
     }
 }
 
@@ -192,24 +253,19 @@ fn each<T: Copy, const N: usize>(choices: [(T, bool); N]) -> impl Iterator<Item 
     choices.into_iter().filter(|(_, differs)| *differs).map(|(choice, _)| choice)
 }
 
-/// Whether each `%` in a query begins a pair of hexadecimal digits.
-pub fn escapes_are_valid(query: &[u8]) -> bool {
-    memchr_iter(b'%', query).all(|at| {
-        let digits = query.get(at + 1..at + 3).unwrap_or_default();
+/// Whether each `%` in a path or query begins a pair of hexadecimal digits.
+pub fn escapes_are_valid(text: &[u8]) -> bool {
+    memchr_iter(b'%', text).all(|at| {
+        let digits = text.get(at + 1..at + 3).unwrap_or_default();
         digits.len() == 2 && digits.iter().all(u8::is_ascii_hexdigit)
     })
 }
 
-/// Whether a query carries any part of query authentication, however its name is spelt.
-pub fn has_query_authentication(query: &[u8]) -> bool {
-    const NAMES: [&[u8]; 3] = [b"x-amz-algorithm", b"x-amz-credential", b"x-amz-signature"];
-    pieces(query).any(|(name, _)| {
-        NAMES.iter().any(|known| decode(name).map(|b| b.to_ascii_lowercase()).eq(known.iter().copied()))
-    })
-}
-
-/// Appends the canonical form of a path.
+/// Appends the canonical form of a path, whose escapes must be valid for [`Path::EncodedOnce`].
 pub fn write_path(path: &[u8], form: Path, out: &mut Vec<u8>) {
+    if form == Path::EncodedOnce {
+        return encode(unescape(path, b'+'), b'/', out);
+    }
     if form == Path::AsSent || !is_denormal(path) {
         if !path.starts_with(b"/") {
             out.push(b'/');
@@ -237,11 +293,10 @@ pub fn write_path(path: &[u8], form: Path, out: &mut Vec<u8>) {
 
 /// Appends the canonical form of a query, whose escapes are valid.
 pub fn write_query(query: &[u8], form: Query, out: &mut Vec<u8>) {
-    write_pairs(&sorted_pairs(query, form), form, out);
+    write_pairs(sorted(pieces(query).collect(), form).iter(), form, out);
 }
 
-fn sorted_pairs(query: &[u8], form: Query) -> Vec<Pair<'_>> {
-    let mut pairs: Vec<_> = pieces(query).collect();
+fn sorted(mut pairs: Vec<Pair<'_>>, form: Query) -> Vec<Pair<'_>> {
     pairs.sort_unstable_by(|a, b| compare_pairs(a, b, form));
     pairs
 }
@@ -254,8 +309,8 @@ fn compare_pairs(a: &Pair<'_>, b: &Pair<'_>, form: Query) -> Ordering {
     }
 }
 
-fn write_pairs(pairs: &[Pair<'_>], form: Query, out: &mut Vec<u8>) {
-    for (at, (name, value)) in pairs.iter().enumerate() {
+fn write_pairs<'p>(pairs: impl Iterator<Item = &'p Pair<'p>>, form: Query, out: &mut Vec<u8>) {
+    for (at, (name, value)) in pairs.enumerate() {
         if at > 0 {
             out.push(b'&');
         }
@@ -271,7 +326,7 @@ fn write_pairs(pairs: &[Pair<'_>], form: Query, out: &mut Vec<u8>) {
 }
 
 /// Name and value of each pair, undecoded; a missing `=` is an empty value, empty pieces are none.
-fn pieces(query: &[u8]) -> impl Iterator<Item = Pair<'_>> {
+pub(super) fn pieces(query: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     query.split(|&b| b == b'&').filter(|piece| !piece.is_empty()).map(|piece| {
         let end = memchr::memchr(b'=', piece).unwrap_or(piece.len());
         let (name, value) = piece.split_at_checked(end).unwrap_or((piece, &[]));
@@ -280,10 +335,15 @@ fn pieces(query: &[u8]) -> impl Iterator<Item = Pair<'_>> {
 }
 
 /// Undoes the escapes of a query; a literal `+` is a space, as most signers and form decoders have it.
-fn decode(text: &[u8]) -> impl Iterator<Item = u8> {
+pub(super) fn decode(text: &[u8]) -> impl Iterator<Item = u8> {
+    unescape(text, b' ')
+}
+
+/// Undoes escapes, which are valid; a literal `+` becomes `plus`.
+fn unescape(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
     let mut rest = text.iter();
     std::iter::from_fn(move || match rest.next()? {
-        b'+' => Some(b' '),
+        b'+' => Some(plus),
         b'%' => match rest.as_slice() {
             [high, low, after @ ..] => {
                 rest = after.iter();
@@ -396,6 +456,7 @@ fn compare_lower(lower: &[u8], any: &[u8]) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::claim::{Credential, Presigned, SignedHeaders};
     use bytes::Bytes;
 
     fn path(raw: &str, form: Path) -> String {
@@ -492,21 +553,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn query_authentication_is_seen_in_any_spelling() {
-        for query in ["X-Amz-Signature=a", "a=b&x-amz-credential=", "X%2DAmz%2dAlgorithm", "X-Amz-%53ignature=1"] {
-            assert!(has_query_authentication(query.as_bytes()), "{query}");
-        }
-        for query in ["", "X-Amz-Date=1", "a=X-Amz-Signature", "X-Amz-Signature2=a", "X+Amz-Signature=a"] {
-            assert!(!has_query_authentication(query.as_bytes()), "{query}");
-        }
+    fn parts(service: &'static str, presigned: Option<Presigned<'static>>) -> Parts<'static> {
+        let credential = Credential {
+            access_key_id: "AKID",
+            date: b"20240115",
+            region: b"us-east-1",
+            service: service.as_bytes(),
+            terminator: b"aws4_request",
+        };
+        let signed = SignedHeaders { list: b"host;x", names: vec![b"host", b"x"] };
+        Parts { credential, signed, signature: &[b'0'; 64], presigned }
     }
 
-    fn forms(target: &str, fields: &str) -> Vec<(Form, String)> {
+    fn presigned(token: Option<&'static [u8]>) -> Option<Presigned<'static>> {
+        Some(Presigned { date: b"", expires: None, token, payload: None })
+    }
+
+    fn forms(parts: &Parts<'_>, target: &str, fields: &str) -> Vec<(Form, String)> {
         let head = format!("GET {target} HTTP/1.1\r\n{fields}\r\n");
         let head = Head::parse(Bytes::from(head)).expect("a head");
-        let signed = SignedHeaders { list: b"host;x", names: vec![b"host", b"x"] };
-        let canonical = Canonical::new(&head, &signed).expect("covered");
+        let canonical = Canonical::new(&head, parts).expect("covered");
         let write = |form| {
             let mut out = Vec::new();
             canonical.write(form, &mut out);
@@ -517,23 +583,60 @@ mod tests {
 
     #[test]
     fn a_plain_request_has_one_form() {
-        let forms = forms("/dispatch?b=1&a=", "Host: A:8080\r\nX:  a b \r\nx: c\r\n");
+        let forms = forms(&parts("a", None), "/dispatch?b=1&a=", "Host: A:8080\r\nX:  a b \r\nx: c\r\n");
         assert_eq!(forms.len(), 1);
         assert_eq!(forms[0].1, "GET\n/dispatch\na=&b=1\nhost:A:8080\nx:a b,c\n\nhost;x\n");
     }
 
     #[test]
     fn forms_are_bounded_and_start_with_the_specification() {
-        let forms = forms("/a//./?b=%7c&a=1=2", "Host: a:80\r\nX: a  b\t c\r\n");
+        let presigned = presigned(Some(b"t"));
+        let (target, fields) = ("/a//./?b=%7c&a=1=2&X-Amz-Security-Token=t", "Host: a:80\r\nX: a  b\t c\r\n");
+        let forms = forms(&parts("a", presigned), target, fields);
         assert_eq!(forms.len(), FORMS_MAX);
-        assert_eq!(forms[0], (Form::default(), "GET\n/a/\na=1%3D2&b=%7C\nhost:a:80\nx:a b\t c\n\nhost;x\n".into()));
+        let query = "X-Amz-Security-Token=t&a=1%3D2&b=%7C";
+        let first = format!("GET\n/a/\n{query}\nhost:a:80\nx:a b\t c\n\nhost;x\n");
+        assert_eq!(forms[0], (Form::default(), first));
         let mut distinct: Vec<_> = forms.iter().map(|(form, _)| format!("{form:?}")).collect();
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), FORMS_MAX);
-        let has = |line: &str| forms.iter().any(|(_, text)| text.contains(line));
-        for line in ["\nx:a  b\t c\n", "\nx:a b c\n", "\nhost:a\n", "\n/a//./\n", "\na=1=2&b=%7c\n"] {
-            assert!(has(line), "{line:?}");
+        assert!(forms.is_sorted_by_key(|(form, _)| form.differences()));
+        let alone = |line: &str| forms.iter().any(|(form, text)| form.differences() == 1 && text.contains(line));
+        for line in ["\nx:a  b\t c\n", "\nx:a b c\n", "\nhost:a\n", "\n/a//./\n", "=1=2&b=%7c\n", "\na=1%3D2&b=%7C\n"] {
+            assert!(alone(line), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn of_query_authentication_the_signature_is_left_out_and_the_token_may_be() {
+        let target = "/?X-Amz-Signature=s&X-Amz-Security-Token=t&X-Amz-Expires=1&a=X-Amz-Signature";
+        let fields = "Host: a\r\nX: b\r\n";
+        let queries = |presigned| -> Vec<String> {
+            let forms = forms(&parts("a", presigned), target, fields);
+            forms.iter().map(|(_, text)| text.lines().nth(2).expect("a query").to_owned()).collect()
+        };
+        let signed = "X-Amz-Expires=1&X-Amz-Security-Token=t&a=X-Amz-Signature";
+        assert_eq!(queries(presigned(Some(b"t"))), [signed, "X-Amz-Expires=1&a=X-Amz-Signature"]);
+        assert_eq!(queries(presigned(None)), [signed]);
+        let all = "X-Amz-Expires=1&X-Amz-Security-Token=t&X-Amz-Signature=s&a=X-Amz-Signature";
+        assert_eq!(queries(None), [all], "a header leaves nothing of the query out");
+    }
+
+    #[test]
+    fn s3_has_one_rule_for_paths_and_others_have_another() {
+        for (path, s3) in [
+            ("/a%2Fb%20c", "/a/b%20c"),
+            ("/a%252Fb", "/a%252Fb"),
+            ("//a/./../b/.", "//a/./../b/."),
+            ("/a+b%2Bc", "/a%2Bb%2Bc"),
+            ("/%c3%A9%7e", "/%C3%A9~"),
+        ] {
+            let forms = |service| forms(&parts(service, None), path, "Host: a\r\nX: b\r\n");
+            let paths: Vec<String> =
+                forms("s3").iter().map(|(_, text)| text.lines().nth(1).expect("a path").to_owned()).collect();
+            assert_eq!(paths, [s3], "{path}");
+            assert!(forms("s3x").iter().all(|(form, _)| form.path != Path::EncodedOnce), "{path}");
         }
     }
 

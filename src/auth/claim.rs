@@ -1,4 +1,5 @@
-//! The `Authorization` header taken apart, by a grammar stricter than AWS's.
+//! The parts of a signature, taken out of the `Authorization` header or out of the query, by a grammar
+//! stricter than AWS's.
 //!
 //! ```text
 //! Authorization = "AWS4-HMAC-SHA256" 1*( SP / HTAB ) param *( OWS "," OWS param )
@@ -7,10 +8,16 @@
 //! akid          = 1*128( ALPHA / DIGIT / "_" )     list = lname *( ";" lname ), ascending, unique, lower case
 //! ```
 //!
+//! The query has the same `cred`, `list` and signature as values of their own, and the date, the session
+//! token and the payload's hash may stand there too ([`Parameters`]).
+//!
 //! Nothing here is checked against keys, clock or configuration; the parts borrow from the head.
 //! Invariant: what parses can be read in one way only. No client is known that needs a duplicate, an
 //! unknown parameter or another order of names, and each of those has been an attack elsewhere.
 
+use std::time::Duration;
+
+use super::query::Parameters;
 use super::{Issue, refuse};
 use crate::error::Rejection;
 use crate::request::head::{FIELDS_MAX, Head, One};
@@ -21,14 +28,29 @@ pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Longest access key id in bytes.
 pub const ACCESS_KEY_ID_BYTES_MAX: usize = 128;
 
-/// The header's three parameters.
+/// What a signature is made of, whichever way it came.
 #[derive(Clone)]
-pub struct Authorization<'a> {
+pub struct Parts<'a> {
     pub credential: Credential<'a>,
     pub signed: SignedHeaders<'a>,
     /// Lower-case hexadecimal.
     pub signature: &'a [u8; 64],
+    /// What the query says beside it; `None` if the signature stands in the header.
+    pub presigned: Option<Presigned<'a>>,
 }
+
+/// What else stands in the query of a presigned request.
+#[derive(Clone)]
+pub struct Presigned<'a> {
+    pub date: &'a [u8],
+    /// For how long the signature holds, at most [`EXPIRES_MAX`].
+    pub expires: Option<Duration>,
+    pub token: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+}
+
+/// The longest life of a presigned request, AWS's own bound: seven days.
+pub const EXPIRES_MAX: Duration = Duration::from_secs(604_800);
 
 /// `akid/date/region/service/terminator`, compared with nothing yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +71,12 @@ pub struct SignedHeaders<'a> {
     pub names: Vec<&'a [u8]>,
 }
 
-impl<'a> Authorization<'a> {
-    /// Parses the header's value.
+impl<'a> Parts<'a> {
+    /// Parses the value of the `Authorization` header.
     ///
     /// # Errors
     /// `unsupported_algorithm` if another scheme or algorithm comes first, else `malformed`.
-    pub fn parse(value: &'a [u8]) -> Result<Self, Rejection> {
+    pub fn from_header(value: &'a [u8]) -> Result<Self, Rejection> {
         let end = value.iter().position(is_blank).unwrap_or(value.len());
         let (algorithm, rest) = value.split_at_checked(end).unwrap_or((value, &[]));
         if algorithm.is_empty() {
@@ -71,8 +93,7 @@ impl<'a> Authorization<'a> {
             } else if let Some(value) = param.strip_prefix(b"SignedHeaders=") {
                 signed.replace(SignedHeaders::parse(value)?).is_some()
             } else if let Some(value) = param.strip_prefix(b"Signature=") {
-                let hex = hex64(value).ok_or_else(|| malformed("Signature is not 64 lower-case hex digits"))?;
-                signature.replace(hex).is_some()
+                signature.replace(signature_of(value)?).is_some()
             } else {
                 return Err(malformed("Authorization has an unknown parameter"));
             };
@@ -84,8 +105,47 @@ impl<'a> Authorization<'a> {
             credential: credential.ok_or_else(|| malformed("Authorization lacks Credential"))?,
             signed: signed.ok_or_else(|| malformed("Authorization lacks SignedHeaders"))?,
             signature: signature.ok_or_else(|| malformed("Authorization lacks Signature"))?,
+            presigned: None,
         })
     }
+
+    /// Reads the parameters of the query.
+    ///
+    /// # Errors
+    /// `unsupported_algorithm` if it is another one, else `malformed`.
+    pub fn from_query(parameters: &'a Parameters<'a>) -> Result<Self, Rejection> {
+        if *parameters.algorithm != *ALGORITHM.as_bytes() {
+            return Err(refuse(Issue::UnsupportedAlgorithm, "X-Amz-Algorithm is not AWS4-HMAC-SHA256"));
+        }
+        Ok(Self {
+            credential: Credential::parse(&parameters.credential)?,
+            signed: SignedHeaders::parse(&parameters.signed_headers)?,
+            signature: signature_of(&parameters.signature)?,
+            presigned: Some(Presigned {
+                date: &parameters.date,
+                expires: parameters.expires.as_deref().map(expires_of).transpose()?,
+                token: parameters.security_token.as_deref(),
+                payload: parameters.content_sha256.as_deref(),
+            }),
+        })
+    }
+
+    /// Whether the scope names S3, which has a rule of its own for paths.
+    pub fn is_for_s3(&self) -> bool {
+        self.credential.service == b"s3"
+    }
+}
+
+fn signature_of(value: &[u8]) -> Result<&[u8; 64], Rejection> {
+    hex64(value).ok_or_else(|| malformed("Signature is not 64 lower-case hex digits"))
+}
+
+/// A number of seconds, from 1 to [`EXPIRES_MAX`], in plain digits.
+fn expires_of(value: &[u8]) -> Result<Duration, Rejection> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let expires = text.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let expires = expires.filter(|expires| (Duration::from_secs(1)..=EXPIRES_MAX).contains(expires));
+    expires.ok_or_else(|| malformed("X-Amz-Expires is not a number from 1 to 604800"))
 }
 
 impl<'a> Credential<'a> {
@@ -178,7 +238,7 @@ mod tests {
     const SIGNATURE: &str = "Signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     fn issue(value: &str) -> Option<&'static str> {
-        Authorization::parse(value.as_bytes()).err().map(|refused| match refused.details {
+        Parts::from_header(value.as_bytes()).err().map(|refused| match refused.details {
             Details::Issue(issue) => issue,
             other => panic!("{other:?}"),
         })
@@ -192,7 +252,7 @@ mod tests {
             format!("AWS4-HMAC-SHA256 {CREDENTIAL},{signed},{SIGNATURE}"),
             format!("AWS4-HMAC-SHA256 \t {SIGNATURE} ,\t{signed}  ,  {CREDENTIAL}"),
         ] {
-            let parts = Authorization::parse(value.as_bytes()).unwrap_or_else(|e| panic!("{value}: {e:?}"));
+            let parts = Parts::from_header(value.as_bytes()).unwrap_or_else(|e| panic!("{value}: {e:?}"));
             assert_eq!(parts.credential.access_key_id, "AKID");
             assert_eq!(parts.credential.date, b"20150830");
             assert_eq!(parts.credential.region, b"us-east-1");

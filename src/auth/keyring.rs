@@ -31,8 +31,11 @@ pub const KEYS_MAX: usize = 10_000;
 pub const KEYS_PER_ID_MAX: usize = 2;
 /// Longest principal in bytes.
 pub const PRINCIPAL_BYTES_MAX: usize = 256;
-/// Signing keys kept per key: two days around midnight for eight pairs of region and service.
+/// Signing keys kept per key: two days around midnight for eight pairs of region and service, or every day of
+/// presigned requests for one.
 pub const SIGNING_KEYS_MAX: usize = 16;
+/// How far apart the days of the kept ones are: a presigned request lives for up to seven days.
+const DAYS_APART_MAX: u64 = 8;
 
 /// One key as it is written in the keys file.
 #[derive(Debug, Clone)]
@@ -223,8 +226,8 @@ impl Key {
         }
         let derived = Arc::new(SigningKey::derive(&self.secret, stamp, region, service));
         self.signing.rcu(|slots| {
-            // Yesterday and tomorrow stay: around midnight clients on both sides of it are served.
-            let neighbours = slots.iter().filter(|k| k.unix_days.abs_diff(days) <= 1);
+            // The days around it stay: clients on both sides of midnight are served, and presigned requests.
+            let neighbours = slots.iter().filter(|k| k.unix_days.abs_diff(days) <= DAYS_APART_MAX);
             let kept = neighbours.take(SIGNING_KEYS_MAX - 1).cloned();
             std::iter::once(derived.clone()).chain(kept).collect::<Vec<_>>()
         });
@@ -381,6 +384,8 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &derive("20240116T000000Z", "r")));
         assert!(Arc::ptr_eq(&first, &derive("20240115T120000Z", "r")), "the day before stays");
         assert_ne!(first.key(), derive("20240115T000000Z", "r2").key());
+        derive("20240123T000000Z", "r");
+        assert!(Arc::ptr_eq(&first, &derive("20240115T120000Z", "r")), "all days of a presigned request stay");
         for n in 0..100 {
             derive("20240116T000000Z", &format!("region-{n}"));
         }

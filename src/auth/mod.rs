@@ -12,6 +12,7 @@
 pub mod canonical;
 pub mod claim;
 pub mod keyring;
+pub mod query;
 pub mod sign;
 pub mod stamp;
 pub mod verify;

@@ -185,6 +185,7 @@ mod tests {
                 regions: vec!["us-east-1".into()],
                 services: vec!["execute-api".into()],
                 clock_skew: Duration::ZERO,
+                presigned: None,
                 unsigned_payload: false,
             };
             let head = Head::parse(Bytes::from(head + "\r\n")).expect("a head");

@@ -20,9 +20,10 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::canonical::{Canonical, Form, escapes_are_valid, has_query_authentication};
-use super::claim::{ALGORITHM, Authorization, Credential, at_most_one, hex64, malformed};
+use super::canonical::{Canonical, Form, escapes_are_valid};
+use super::claim::{ALGORITHM, Credential, Parts, at_most_one, hex64, malformed};
 use super::keyring::{KEYS_PER_ID_MAX, Key, Keyring, SigningKey, Standing};
+use super::query::{Parameters, has_query_authentication};
 use super::stamp::Stamp;
 use super::{Issue, refuse};
 use crate::clock::Moment;
@@ -37,6 +38,8 @@ pub struct Rules {
     pub services: Vec<String>,
     /// How far the signing instant may lie from now, both ways, both ends included.
     pub clock_skew: Duration,
+    /// The longest `X-Amz-Expires` of a presigned request; `None` refuses query authentication.
+    pub presigned: Option<Duration>,
     /// Whether a body may be left out of the signature (`UNSIGNED-PAYLOAD`).
     pub unsigned_payload: bool,
 }
@@ -119,13 +122,24 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
     if !escapes_are_valid(query) {
         return Err(Rejection::field("query", "malformed percent escape"));
     }
-    let parts = Authorization::parse(authorization(head, query)?)?;
-    let canonical = Canonical::new(head, &parts.signed)?;
-    let stamp = stamp(head)?;
-    check_window(&stamp, rules, now)?;
+    let parameters;
+    let parts = match carrier(head, query)? {
+        Carrier::Header(value) => Parts::from_header(value)?,
+        Carrier::Query => {
+            parameters = allowed_parameters(query, rules)?;
+            Parts::from_query(&parameters)?
+        }
+    };
+    if parts.is_for_s3() && !escapes_are_valid(head.path().as_bytes()) {
+        return Err(Rejection::field("path", "malformed percent escape"));
+    }
+    let canonical = Canonical::new(head, &parts)?;
+    let stamp = stamp(head, &parts)?;
+    check_window(&stamp, lifetime(&parts, rules)?, rules, now)?;
     let (region, service) = check_scope(&parts.credential, &stamp, rules)?;
-    let payload = Payload::declared(head, rules)?;
-    let token = at_most_one(head, "x-amz-security-token")?;
+    let presigned = parts.presigned.as_ref();
+    let payload = Payload::read(said_once(head, "x-amz-content-sha256", presigned.and_then(|p| p.payload))?, rules)?;
+    let token = said_once(head, "x-amz-security-token", presigned.and_then(|p| p.token))?;
     let access_key_id = parts.credential.access_key_id;
     let mut keys = usable_keys(access_key_id, keyring, now)?;
     if let Payload::Absent = payload {
@@ -144,8 +158,9 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
     };
     let proof = match payload {
         Payload::Absent => {
-            let first = hash(Form::default());
-            let others = canonical.forms().skip(1).map(hash).collect();
+            let mut forms = canonical.forms();
+            let first = hash(forms.next().unwrap_or_default());
+            let others = forms.map(hash).collect();
             Proof::Open(Box::new(Open { first, others, seal }))
         }
         Payload::Hash(_) | Payload::Unsigned => {
@@ -225,8 +240,8 @@ enum Payload {
 }
 
 impl Payload {
-    fn declared(head: &Head, rules: &Rules) -> Result<Self, Rejection> {
-        let Some(value) = at_most_one(head, "x-amz-content-sha256")? else { return Ok(Self::Absent) };
+    fn read(declared: Option<&[u8]>, rules: &Rules) -> Result<Self, Rejection> {
+        let Some(value) = declared else { return Ok(Self::Absent) };
         if let Some(hash) = hex64(value) {
             return Ok(Self::Hash(*hash));
         }
@@ -255,19 +270,41 @@ impl Payload {
 
 const UNSIGNED_PAYLOAD: &[u8] = b"UNSIGNED-PAYLOAD";
 
-/// The one `Authorization` header.
-fn authorization<'a>(head: &'a Head, query: &[u8]) -> Result<&'a [u8], Rejection> {
+/// Where the signature stands.
+enum Carrier<'a> {
+    /// In the one `Authorization` header, whose value this is.
+    Header(&'a [u8]),
+    Query,
+}
+
+fn carrier<'a>(head: &'a Head, query: &[u8]) -> Result<Carrier<'a>, Rejection> {
     match (at_most_one(head, "authorization")?, has_query_authentication(query)) {
-        (Some(value), false) => Ok(value),
+        (Some(value), false) => Ok(Carrier::Header(value)),
+        (None, true) => Ok(Carrier::Query),
         (Some(_), true) => Err(malformed("both an Authorization header and query authentication")),
-        (None, true) => Err(malformed("query authentication (presigned requests) is not enabled")),
         (None, false) => Err(Rejection::new(Code::MissingAuthorization, "no Authorization header")),
     }
 }
 
-/// The instant of `X-Amz-Date`, or of `Date` where the former is absent.
-fn stamp(head: &Head) -> Result<Stamp, Rejection> {
-    if let Some(value) = at_most_one(head, "x-amz-date")? {
+fn allowed_parameters<'a>(query: &'a [u8], rules: &Rules) -> Result<Parameters<'a>, Rejection> {
+    match rules.presigned {
+        Some(_) => Parameters::parse(query),
+        None => Err(malformed("auth.presigned does not allow query authentication")),
+    }
+}
+
+/// What stands in one header or in the query. In both at once it could be read in two ways.
+fn said_once<'a>(head: &'a Head, name: &'static str, query: Option<&'a [u8]>) -> Result<Option<&'a [u8]>, Rejection> {
+    match (at_most_one(head, name)?, query) {
+        (Some(_), Some(_)) => Err(malformed(format!("{name} stands both in the query and in a header"))),
+        (header, query) => Ok(header.or(query)),
+    }
+}
+
+/// The instant of `X-Amz-Date`, or of the `Date` header where the former is absent.
+fn stamp(head: &Head, parts: &Parts<'_>) -> Result<Stamp, Rejection> {
+    let date = parts.presigned.as_ref().map(|presigned| presigned.date);
+    if let Some(value) = said_once(head, "x-amz-date", date)? {
         return Stamp::parse_basic(value)
             .ok_or_else(|| malformed("X-Amz-Date is no date of the form YYYYMMDDTHHMMSSZ"));
     }
@@ -275,16 +312,29 @@ fn stamp(head: &Head) -> Result<Stamp, Rejection> {
     Stamp::parse_basic(value).or_else(|| Stamp::parse_http(value)).ok_or_else(|| malformed("Date is no valid date"))
 }
 
-/// Whether the signing instant is close enough to now.
-fn check_window(stamp: &Stamp, rules: &Rules, now: Moment) -> Result<(), Rejection> {
+/// How long after its instant a signature holds.
+fn lifetime(parts: &Parts<'_>, rules: &Rules) -> Result<Duration, Rejection> {
+    let expires = parts.presigned.as_ref().and_then(|presigned| presigned.expires);
+    match (expires, rules.presigned) {
+        (Some(expires), Some(max)) if expires > max => {
+            Err(malformed("X-Amz-Expires is over auth.presigned.max_expires"))
+        }
+        (Some(expires), _) => Ok(expires),
+        (None, _) => Ok(rules.clock_skew),
+    }
+}
+
+/// Whether now lies in the life of a signature, both its ends included; the signer's clock may be ahead by
+/// the allowed skew.
+fn check_window(stamp: &Stamp, lifetime: Duration, rules: &Rules, now: Moment) -> Result<(), Rejection> {
     let signed = u128::from(stamp.unix_seconds()) * 1_000_000_000;
     let now_nanos = u128::from(now.unix_nanos);
-    if signed.abs_diff(now_nanos) <= rules.clock_skew.as_nanos() {
+    let (issue, why) = if now_nanos > signed + lifetime.as_nanos() {
+        (Issue::Expired, "signed too long ago")
+    } else if signed > now_nanos + rules.clock_skew.as_nanos() {
+        (Issue::NotYetValid, "signed in the future")
+    } else {
         return Ok(());
-    }
-    let (issue, why) = match signed < now_nanos {
-        true => (Issue::Expired, "signed too long ago"),
-        false => (Issue::NotYetValid, "signed in the future"),
     };
     let details = Details::Skew {
         issue: issue.as_str(),

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
 use crate::limit::{Capacity, Rate, Window, admit_all};
-use crate::snapshot::settings::{KeySetting, Loaded, Settings, UnsignedPayload};
+use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Settings, UnsignedPayload};
 
 /// One configuration, complete. A request holds on to the one it began with.
 pub struct Snapshot {
@@ -140,6 +140,10 @@ pub fn rules(settings: &Settings) -> Rules {
         regions: auth.regions.clone(),
         services: auth.services.clone(),
         clock_skew: auth.clock_skew,
+        presigned: match auth.presigned {
+            Presigned::Deny => None,
+            Presigned::Allow { max_expires } => Some(max_expires),
+        },
         unsigned_payload: auth.unsigned_payload == UnsignedPayload::Allow,
     }
 }

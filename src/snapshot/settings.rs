@@ -136,10 +136,14 @@ pub struct Auth {
     pub key_files: Vec<PathBuf>,
 }
 
-/// Query authentication. This version only refuses it.
+/// Query authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presigned {
     Deny,
+    Allow {
+        /// The longest `X-Amz-Expires`, up to seven days.
+        max_expires: Duration,
+    },
 }
 
 /// Requests that sign `UNSIGNED-PAYLOAD` in place of a body hash.

@@ -586,7 +586,7 @@ const QUERIES: &[(&str, &str, Fate, Alter)] = &[
         r.remove("authorization");
         r.target += "&X-Amz-Credential=AKIDEXAMPLE%2F20261122%2Fus-east-1%2Fexecute-api%2Faws4_request";
     }),
-    ("X-Amz-Security-Token in the query", QUERY_ONLY, Refused("mismatch"), |r| r.target += "&X-Amz-Security-Token=x"),
+    ("X-Amz-Security-Token in the query", QUERY_ONLY, Refused("malformed"), |r| r.target += "&X-Amz-Security-Token=x"),
     ("query authentication of Signature Version 2", UNKNOWN_KIND, Coded("MISSING_AUTHORIZATION"), |r| {
         r.remove("authorization");
         r.target += "&AWSAccessKeyId=AKIDEXAMPLE&Expires=1795341500&Signature=frJIUN8DYpKDtOLCwo";

@@ -25,6 +25,8 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+/// The longest life of a presigned request that AWS knows.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -160,11 +162,7 @@ fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(PathBuf, Value<'a>)>)> {
         b.key("clock_skew", "how far a request's date may be off").duration(5 * MINUTE, SECOND..=15 * MINUTE);
     let files = b.key("keys", "the keys that callers sign with").required("file, or a list of 1 to 64", "keys.yaml");
     let files = files.and_then(|value| Some(value.distinct(1..=64, key_file)?.into_iter().zip(value.one_or_more())));
-    let presigned = b.key("presigned", "query authentication").word(
-        Presigned::Deny,
-        &[("deny", Presigned::Deny)],
-        &["max_expires", "allow"],
-    );
+    let presigned = presigned(b);
     let unsigned_payload = b.key("unsigned_payload", "requests that sign `UNSIGNED-PAYLOAD`").word(
         UnsignedPayload::Deny,
         &[("deny", UnsignedPayload::Deny), ("allow", UnsignedPayload::Allow)],
@@ -173,6 +171,24 @@ fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(PathBuf, Value<'a>)>)> {
     let files: Vec<_> = files?.collect();
     let key_files = files.iter().map(|(path, _)| path.clone()).collect();
     Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, key_files }, files))
+}
+
+fn presigned(b: &mut Block<'_>) -> Presigned {
+    let value = b
+        .key("presigned", "query authentication; `max_expires` bounds `X-Amz-Expires`, 1s to 168h")
+        .optional("`deny`, or `{ max_expires: duration }`", "deny");
+    let allow = |value: Value<'_>| {
+        let max_expires = value.block("", |b| b.key("max_expires", "").required("duration", "5m"))??;
+        max_expires.duration(&(SECOND..=WEEK)).map(|max_expires| Presigned::Allow { max_expires })
+    };
+    let read = value.and_then(|value| match value {
+        value if value.is_block() => allow(value),
+        value if value.is_word("deny") => None,
+        value => {
+            value.fail("expected `deny` or `{ max_expires: duration }`", "a presigned request needs a longest life")
+        }
+    });
+    read.unwrap_or(Presigned::Deny)
 }
 
 fn names(key: crate::config::Key<'_>, default: &str) -> Vec<String> {

@@ -30,7 +30,8 @@ pub(super) fn yaml(settings: &Settings) -> String {
     out.line(1, &format!("keys: {}", list(&auth.key_files, |path| quoted_path(path))));
     keys.iter().for_each(|key| write_key(&mut out, key));
     let presigned = match auth.presigned {
-        Presigned::Deny => "deny",
+        Presigned::Deny => "deny".to_owned(),
+        Presigned::Allow { max_expires } => format!("{{ max_expires: {} }}", duration_text(max_expires)),
     };
     out.line(1, &format!("presigned: {presigned}"));
     let unsigned = match auth.unsigned_payload {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
-use super::{Loaded, LogFormat, LogLevel, Mode, RateSetting, Settings, SignSource, UpstreamMethod, reference};
+use super::{
+    Loaded, LogFormat, LogLevel, Mode, Presigned, RateSetting, Settings, SignSource, UpstreamMethod, reference,
+};
 use crate::config::{Colour, Problems};
 use crate::governance::model::{Operator, RateLimits};
 
@@ -474,7 +476,6 @@ fn keys_of_later_versions_are_refused_by_name() {
         "listen: { tls: { cert: a } }",
         "listen: { http2: true }",
         "listen: { proxy_protocol: \"off\" }",
-        "auth: { presigned: { max_expires: 5m } }",
         "auth: { keys: { secrets_manager: { arn: a } } }",
         "limits: { store: { redis: { url: a } } }",
         "governance: { shadow: x.json }",
@@ -506,6 +507,31 @@ fn merged(block: &str) -> String {
         "auth" => SMALLEST.replace("  keys: keys.yaml", &format!("  keys: keys.yaml\n  {inner}")),
         "governance" => SMALLEST.replace("  policies:", &format!("  {inner}\n  policies:")),
         _ => with(block),
+    }
+}
+
+#[test]
+fn presigned_requests_are_refused_or_have_a_longest_life() {
+    let folder = Folder::new();
+    let presigned = |text: &str| merged(&format!("auth: {{ presigned: {text} }}"));
+    assert_eq!(folder.settings(&presigned("deny")).auth.presigned, Presigned::Deny);
+    for (text, seconds) in [("1s", 1), ("5m", 300), ("168h", 604_800)] {
+        let max_expires = Duration::from_secs(seconds);
+        let settings = folder.settings(&presigned(&format!("{{ max_expires: {text} }}")));
+        assert_eq!(settings.auth.presigned, Presigned::Allow { max_expires });
+        assert_eq!(folder.settings(&settings.show()).auth.presigned, Presigned::Allow { max_expires }, "shown");
+    }
+    for (text, expected) in [
+        ("allow", "4:14 expected `deny` or `{ max_expires: duration }`"),
+        ("5m", "4:14 expected `deny` or `{ max_expires: duration }`"),
+        ("[deny]", "4:14 expected `deny` or `{ max_expires: duration }`"),
+        ("{}", "4:14 the block is empty"),
+        ("{ max_expires: 999ms }", "4:29 `999ms` is out of range"),
+        ("{ max_expires: 169h }", "4:29 `169h` is out of range"),
+        ("{ max_expires: 300 }", "4:29 duration `300` has no unit"),
+        ("{ max_expires: 5m, min_expires: 1s }", "4:33 unknown key `min_expires`"),
+    ] {
+        folder.check(&presigned(text), &[expected]);
     }
 }
 

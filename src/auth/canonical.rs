@@ -340,7 +340,7 @@ pub(super) fn decode(text: &[u8]) -> impl Iterator<Item = u8> {
 }
 
 /// Undoes escapes, which are valid; a literal `+` becomes `plus`.
-fn unescape(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
+pub(super) fn unescape(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
     let mut rest = text.iter();
     std::iter::from_fn(move || match rest.next()? {
         b'+' => Some(plus),
@@ -442,7 +442,7 @@ fn without_default_port(host: &[u8]) -> &[u8] {
 /// `x-amz-` headers change what a request means, so whoever relays it must not be able to add one.
 /// The three exempt ones are bound otherwise: compared with the body, compared with the key's token,
 /// or added by CloudFront behind the signer.
-fn must_be_signed(name: &[u8]) -> bool {
+pub(super) fn must_be_signed(name: &[u8]) -> bool {
     const EXEMPT: [&[u8]; 3] = [b"x-amz-content-sha256", b"x-amz-security-token", b"x-amz-cf-id"];
     name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"))
         && !EXEMPT.iter().any(|exempt| exempt.eq_ignore_ascii_case(name))

@@ -147,6 +147,11 @@ impl Keyring {
         self.keys.get(access_key_id).map_or(&[], |held| held)
     }
 
+    /// Every key, in no order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.keys.values().flatten()
+    }
+
     /// Every principal once, in ascending order.
     pub fn principals(&self) -> &[Arc<str>] {
         &self.principals
@@ -206,6 +211,10 @@ impl Key {
     fn has_credential_of(&self, other: &Key) -> bool {
         let token = |key: &Key| key.token.as_ref().map(|token| token.expose_secret().to_owned());
         self.secret.expose_secret() == other.secret.expose_secret() && token(self) == token(other)
+    }
+
+    pub(super) fn secret(&self) -> &SecretString {
+        &self.secret
     }
 
     pub(super) fn token(&self) -> Option<&SecretString> {

@@ -11,6 +11,7 @@
 
 pub mod canonical;
 pub mod claim;
+pub mod doctor;
 pub mod keyring;
 pub mod query;
 pub mod sign;

@@ -105,7 +105,7 @@ struct Seal {
 }
 
 /// Keys of one id.
-type Keys<'k> = ArrayVec<&'k Arc<Key>, KEYS_PER_ID_MAX>;
+pub(super) type Keys<'k> = ArrayVec<&'k Arc<Key>, KEYS_PER_ID_MAX>;
 
 /// A key that may have signed.
 struct Candidate {
@@ -268,16 +268,16 @@ impl Payload {
     }
 }
 
-const UNSIGNED_PAYLOAD: &[u8] = b"UNSIGNED-PAYLOAD";
+pub(super) const UNSIGNED_PAYLOAD: &[u8] = b"UNSIGNED-PAYLOAD";
 
 /// Where the signature stands.
-enum Carrier<'a> {
+pub(super) enum Carrier<'a> {
     /// In the one `Authorization` header, whose value this is.
     Header(&'a [u8]),
     Query,
 }
 
-fn carrier<'a>(head: &'a Head, query: &[u8]) -> Result<Carrier<'a>, Rejection> {
+pub(super) fn carrier<'a>(head: &'a Head, query: &[u8]) -> Result<Carrier<'a>, Rejection> {
     match (at_most_one(head, "authorization")?, has_query_authentication(query)) {
         (Some(value), false) => Ok(Carrier::Header(value)),
         (None, true) => Ok(Carrier::Query),
@@ -294,7 +294,11 @@ fn allowed_parameters<'a>(query: &'a [u8], rules: &Rules) -> Result<Parameters<'
 }
 
 /// What stands in one header or in the query. In both at once it could be read in two ways.
-fn said_once<'a>(head: &'a Head, name: &'static str, query: Option<&'a [u8]>) -> Result<Option<&'a [u8]>, Rejection> {
+pub(super) fn said_once<'a>(
+    head: &'a Head,
+    name: &'static str,
+    query: Option<&'a [u8]>,
+) -> Result<Option<&'a [u8]>, Rejection> {
     match (at_most_one(head, name)?, query) {
         (Some(_), Some(_)) => Err(malformed(format!("{name} stands both in the query and in a header"))),
         (header, query) => Ok(header.or(query)),
@@ -302,7 +306,7 @@ fn said_once<'a>(head: &'a Head, name: &'static str, query: Option<&'a [u8]>) ->
 }
 
 /// The instant of `X-Amz-Date`, or of the `Date` header where the former is absent.
-fn stamp(head: &Head, parts: &Parts<'_>) -> Result<Stamp, Rejection> {
+pub(super) fn stamp(head: &Head, parts: &Parts<'_>) -> Result<Stamp, Rejection> {
     let date = parts.presigned.as_ref().map(|presigned| presigned.date);
     if let Some(value) = said_once(head, "x-amz-date", date)? {
         return Stamp::parse_basic(value)
@@ -366,7 +370,7 @@ fn check_scope<'r>(
 
 /// The keys of an id that may be used now, never none. A current key that is disabled disables the id: whoever
 /// does that means the one before it too.
-fn usable_keys<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Result<Keys<'k>, Rejection> {
+pub(super) fn usable_keys<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Result<Keys<'k>, Rejection> {
     let keys = keyring.lookup(id);
     let current = keys.first().ok_or_else(|| refuse(Issue::Mismatch, format!("unknown key {}", shown(id))))?;
     let standing = current.standing(now);
@@ -419,7 +423,7 @@ fn wrong_secret(id: &str) -> Rejection {
     refuse(Issue::Mismatch, format!("signature does not match key {id}: wrong secret or altered request"))
 }
 
-fn hex(digest: &[u8]) -> [u8; 64] {
+pub(super) fn hex(digest: &[u8]) -> [u8; 64] {
     let mut out = [0; 64];
     for (pair, byte) in out.chunks_exact_mut(2).zip(digest) {
         let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::capture::{Bounds, Capture};
 use super::{colour_of, complain};
+use crate::auth::doctor::{Audience, Finding, Patient, examine};
 use crate::auth::stamp::Stamp;
 use crate::auth::{Caller, Issue, Keyring, Rules, claim};
 use crate::clock::{Clock, ManualClock, Moment, SystemClock};
@@ -117,6 +118,8 @@ enum Verdict {
         why: Cow<'static, str>,
         /// What to change.
         hint: Cow<'static, str>,
+        /// The doctor's name for it.
+        hypothesis: Option<&'static str>,
     },
 }
 
@@ -140,14 +143,22 @@ impl Verifier {
             Ok(file) => file,
             Err(why) => {
                 let hint = "name a file that can be read, with one HTTP/1.1 request in it".into();
-                return Verdict::Refused { issue: "unreadable", why: why.into(), hint };
+                return Verdict::Refused { issue: "unreadable", why: why.into(), hint, hypothesis: None };
             }
         };
-        let verified = Capture::read(&file, self.bounds)
-            .and_then(|capture| claim(&capture.head, &self.rules, &self.keyring, self.now)?.identify(&capture.body));
+        let Capture { head, body } = match Capture::read(&file, self.bounds) {
+            Ok(capture) => capture,
+            Err(rejection) => return refused(rejection, None),
+        };
+        let verified = claim(&head, &self.rules, &self.keyring, self.now).and_then(|claim| claim.identify(&body));
         match verified {
             Ok(caller) => Verdict::Accepted(caller),
-            Err(rejection) => refused(rejection),
+            Err(rejection) => {
+                let Self { rules, keyring, now, .. } = self;
+                let patient = Patient { head: &head, body: Some(&body), rules, keyring, now: *now };
+                let finding = examine(&patient, &rejection, Audience::Operator);
+                refused(rejection, finding)
+            }
         }
     }
 
@@ -170,7 +181,7 @@ impl Verifier {
 }
 
 /// The contract's word for a refusal, and what to do about it.
-fn refused(rejection: Rejection) -> Verdict {
+fn refused(rejection: Rejection, finding: Option<Finding>) -> Verdict {
     let (issue, hint) = match (rejection.code, &rejection.details) {
         (Code::MissingAuthorization, _) => {
             ("missing_authorization", "sign it, or capture it together with its signature")
@@ -185,7 +196,11 @@ fn refused(rejection: Rejection) -> Verdict {
         (Code::UriTooLong, _) => ("malformed", "shorten path and query"),
         _ => ("malformed", "no signature is looked at before the request is well formed; correct the request"),
     };
-    Verdict::Refused { issue, why: rejection.why, hint: hint.into() }
+    let (hint, hypothesis) = match finding {
+        Some(Finding { hypothesis, hint }) => (Cow::Owned(hint), hypothesis),
+        None => (Cow::Borrowed(hint), None),
+    };
+    Verdict::Refused { issue, why: rejection.why, hint, hypothesis }
 }
 
 impl Verdict {
@@ -201,7 +216,7 @@ impl Verdict {
             Verdict::Accepted(caller) => {
                 writeln!(out, "{file}: accepted principal={} key={}", caller.principal(), caller.access_key_id())
             }
-            Verdict::Refused { issue, why, hint } => writeln!(out, "{file}: refused {issue}: {why}; {hint}"),
+            Verdict::Refused { issue, why, hint, .. } => writeln!(out, "{file}: refused {issue}: {why}; {hint}"),
         }
     }
 
@@ -213,8 +228,8 @@ impl Verdict {
                 principal: caller.principal(),
                 access_key_id: caller.access_key_id(),
             }),
-            Verdict::Refused { issue, why, hint } => {
-                serde_json::to_string(&Refused { file, accepted: false, issue, hint, why })
+            Verdict::Refused { issue, why, hint, hypothesis } => {
+                serde_json::to_string(&Refused { file, accepted: false, issue, hint, why, hypothesis: *hypothesis })
             }
         };
         writeln!(out, "{}", line.map_err(std::io::Error::other)?)
@@ -236,4 +251,6 @@ struct Refused<'a> {
     issue: &'a str,
     hint: &'a str,
     why: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hypothesis: Option<&'static str>,
 }

@@ -18,9 +18,9 @@ use crate::auth::verify::{Rules, hex};
 use crate::request::Head;
 
 /// The other keys of a configuration that are looked at.
-pub(super) const OTHER_KEYS_MAX: usize = 16;
+pub(super) const OTHER_KEYS_MAX: usize = 12;
 /// The signed headers that are assumed missing or empty, one by one.
-pub(super) const FIELDS_TRIED_MAX: usize = 16;
+pub(super) const FIELDS_TRIED_MAX: usize = 12;
 
 /// A canonical request up to the payload's line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +191,13 @@ impl<'a> Case<'a> {
             }
         }
         first.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Whether there are more signed headers than are looked at one by one, or more other keys.
+    pub fn exceeds_what_is_tried(&self) -> bool {
+        // `host` is not among the former, the request's own keys not among the latter.
+        self.lines.fields.len() > FIELDS_TRIED_MAX + 1
+            || self.keyring.keys().nth(OTHER_KEYS_MAX + self.keys.len()).is_some()
     }
 
     /// The signed headers that proxies and HTTP libraries are known to change.

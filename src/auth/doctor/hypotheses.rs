@@ -478,14 +478,14 @@ pub const HYPOTHESES: &[Hypothesis] = &[
         means: "with an instant that is seconds away from X-Amz-Date",
         change: "read the clock once, and use that instant for X-Amz-Date, the string to sign and the scope",
         told: Caller,
-        test: |case, bench| shifted(case, bench, [1, -1, 2, -2, 3, -3]),
+        test: |case, bench| shifted(case, bench, [1, -1, 2, -2]),
     },
     Hypothesis {
         name: "date_in_local_time",
         means: "with an instant that is whole hours away from X-Amz-Date",
         change: "use UTC for X-Amz-Date, the string to sign and the scope",
         told: Caller,
-        test: |case, bench| shifted(case, bench, (1..=14).flat_map(|hours| [hours * 3600, hours * -3600])),
+        test: |case, bench| shifted(case, bench, (-12..=14).filter(|hours| *hours != 0).map(|hours| hours * 3600)),
     },
     Hypothesis {
         name: "key_of_another_day",
@@ -564,16 +564,7 @@ pub const HYPOTHESES: &[Hypothesis] = &[
 
 const TOKEN: &[u8] = b"x-amz-security-token";
 /// Where most signers are, and what they fall back to.
-const REGIONS: [&str; 8] = [
-    "us-east-1",
-    "us-east-2",
-    "us-west-1",
-    "us-west-2",
-    "eu-west-1",
-    "eu-central-1",
-    "ap-southeast-1",
-    "ap-northeast-1",
-];
+const REGIONS: [&str; 6] = ["us-east-1", "us-east-2", "us-west-2", "eu-west-1", "eu-central-1", "ap-southeast-1"];
 /// What requests to a gateway are signed for by mistake.
 const SERVICES: [&str; 7] = ["execute-api", "lambda", "s3", "es", "apigateway", "sts", "bedrock"];
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use orbit::auth::doctor::{Audience, HYPOTHESES, Hypothesis};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::client::{Signed, Signing, within};
+use crate::harness::client::{Payload, Signed, Signing, within};
 use crate::harness::gateway::{ACCESS_KEY, BODY, NOW, SECRET, Setup, signing};
 use crate::harness::process::{Exit, Process, orbit, run, written};
 use crate::sigv4_suite::suite;
@@ -294,12 +295,13 @@ async fn the_files_of_aws_s_suite_are_verified_as_they_are() {
             key["secret_access_key"]
         );
         let setup = Setup::new(&["http://127.0.0.1:1".to_owned()])
-            .block("auth", "{ keys: keys.yaml, service: service }")
+            .block("auth", "{ keys: keys.yaml, service: service, presigned: { max_expires: 1h } }")
             .file("keys.yaml", &keys);
         let folder = Folder::new(&setup);
         let own = cases.iter().filter(|case| context(case)["credentials"].to_string() == credentials);
-        let files: Vec<String> =
-            own.map(|case| case.join("header-signed-request.txt").to_str().expect("UTF-8").to_owned()).collect();
+        let both =
+            own.flat_map(|case| ["header-signed-request.txt", "query-signed-request.txt"].map(|name| case.join(name)));
+        let files: Vec<String> = both.map(|file| file.to_str().expect("UTF-8").to_owned()).collect();
         let arguments = ["sigv4", "verify", "-c", "orbit.yaml", "--at", "20150830T123600Z", "--format", "json"];
         let mut command = orbit(arguments.iter().copied().chain(files.iter().map(String::as_str)));
         command.current_dir(folder.0.path());
@@ -309,9 +311,11 @@ async fn the_files_of_aws_s_suite_are_verified_as_they_are() {
             let file = verdict["file"].as_str().expect("a file");
             let case =
                 Path::new(file).parent().and_then(Path::file_name).expect("a case").to_string_lossy().into_owned();
-            match verdict["accepted"] == true {
-                true => accepted += 1,
-                false => assert!(verdict["issue"] == "malformed" && refused.insert(case), "{verdict}"),
+            if verdict["accepted"] == true {
+                accepted += 1;
+            } else {
+                assert_eq!(verdict["issue"], "malformed", "{verdict}");
+                refused.insert(case);
             }
         }
     }
@@ -327,7 +331,7 @@ async fn the_files_of_aws_s_suite_are_verified_as_they_are() {
             "get-vanilla-utf8-query"
         ]
     );
-    assert_eq!(accepted, 33);
+    assert_eq!(accepted, 2 * 33);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,5 +343,108 @@ async fn an_unknown_key_is_told_from_a_wrong_secret_here() {
         let verdict = folder.json(file).await;
         assert_eq!(verdict["issue"], "mismatch", "{verdict}");
         assert!(verdict["why"].as_str().expect("text").starts_with(why), "{verdict}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_says_what_was_signed_otherwise() {
+    let other = format!(
+        "- {{ access_key_id: {ACCESS_KEY}, secret_access_key: {SECRET:?}, principal: tests }}\n\
+         - {{ access_key_id: AKIDOTHER, secret_access_key: another-secret, principal: other }}\n"
+    );
+    let folder = Folder::new(&Setup::new(&["http://127.0.0.1:1".to_owned()]).file("keys.yaml", &other));
+    let edited = |from: &str, to: &str| post("/a?b=1&c=2").sign(&signing(), at()).edit(from, to).bytes();
+    let for_region = Signing { region: "eu-west-1".into(), ..signing() };
+    let cases = [
+        ("body_line_end_removed", "mismatch", post("/").but_send(format!("{BODY}\n")).sign(&signing(), at()).bytes()),
+        ("payload_unsigned", "payload_mismatch", signed(post("/").payload(Payload::Unsigned))),
+        ("host_port", "mismatch", edited(HOST, "orbit.example:8443")),
+        ("content_type_parameter", "mismatch", edited("application/json", "application/json; charset=utf-8")),
+        ("method", "mismatch", edited("POST", "PUT")),
+        ("secret_of_another_key", "mismatch", edited(ACCESS_KEY, "AKIDOTHER")),
+        ("region", "wrong_scope", post("/").sign(&for_region, at()).bytes()),
+    ];
+    for (name, issue, bytes) in cases {
+        folder.file(name, bytes);
+        let verdict = folder.json(name).await;
+        assert_eq!(verdict["issue"], issue, "{name}: {verdict}");
+        match issue {
+            "mismatch" => assert_eq!(verdict["hypothesis"], name, "{verdict}"),
+            _ => assert_eq!(verdict.get("hypothesis"), None, "{verdict}"),
+        }
+        let hint = verdict["hint"].as_str().expect("text");
+        let told = folder.verify(&[name]).await.stdout;
+        assert!(told.ends_with(&format!("; {hint}\n")) && told.lines().count() == 1, "{told}");
+        for secret in [SECRET, "another-secret"] {
+            assert!(!told.contains(secret), "{told}");
+        }
+    }
+    let hint = folder.json("region").await["hint"].as_str().expect("text").to_owned();
+    assert!(hint.contains("`eu-west-1`, `auth.region` has `us-east-1`"), "{hint}");
+    assert!(hint.ends_with("apart from that the signature is right"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_verdict_nor_hint_gives_a_token_or_a_signature_away() {
+    const TOKEN: &str = "session/token+of==temporary+credentials";
+    let keys = format!(
+        "- {{ access_key_id: {ACCESS_KEY}, secret_access_key: {SECRET:?}, session_token: {TOKEN:?}, principal: tests }}\n"
+    );
+    let folder = Folder::new(&Setup::new(&["http://127.0.0.1:1".to_owned()]).file("keys.yaml", &keys));
+    let temporary = Signing { token: Some(TOKEN.into()), ..signing() };
+    let right = post("/a?b=1").sign(&temporary, at());
+    let signature = String::from_utf8(right.bytes()).expect("UTF-8");
+    let signature =
+        signature.split("ignature=").nth(1).and_then(|rest| rest.get(..64)).expect("a signature").to_owned();
+    folder.file("right", right.bytes());
+    assert_eq!(folder.json("right").await["accepted"], true);
+    for (n, (from, to)) in [
+        ("POST", "GET"),
+        ("/a?b=1", "/a?b=2"),
+        (TOKEN, "another-token"),
+        ("X-Amz-Security-Token: ", "X-Amz-Security-Token: x"),
+        (";x-amz-security-token", ""),
+        (&signature[..1], if signature.starts_with('0') { "1" } else { "0" }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = n.to_string();
+        let bytes = String::from_utf8(right.bytes()).expect("UTF-8");
+        let at = if from.len() == 1 { bytes.find(&signature) } else { find_any_case(&bytes, from) }.expect(from);
+        folder.file(&name, format!("{}{to}{}", &bytes[..at], &bytes[at + from.len()..]));
+        for format in ["text", "json"] {
+            let exit = folder.verify(&["--format", format, &name]).await;
+            assert_eq!((exit.code, exit.stderr.as_str()), (Some(1), ""), "{exit:?}");
+            for secret in [SECRET, TOKEN, "another-token", &signature, &signature[1..]] {
+                assert!(!exit.stdout.contains(secret), "{secret} in {exit:?}");
+            }
+        }
+    }
+}
+
+fn find_any_case(text: &str, part: &str) -> Option<usize> {
+    text.to_ascii_lowercase().find(&part.to_ascii_lowercase())
+}
+
+#[test]
+fn the_page_of_signatures_has_every_hypothesis() {
+    const START: &str = "<!-- The table is generated: `ORBIT_BLESS=1 cargo test the_page_of` writes it anew. -->\n";
+    const END: &str = "<!-- end of the table -->\n";
+    let mut table =
+        String::from("\n| `hypothesis` | the signature matches | do | told to callers |\n|---|---|---|---|\n");
+    for Hypothesis { name, means, change, told, .. } in HYPOTHESES {
+        let told = if *told == Audience::Caller { "yes" } else { "" };
+        table += &format!("| `{name}` | {means} | {change} | {told} |\n");
+    }
+    table.push('\n');
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sigv4.md");
+    let page = std::fs::read_to_string(&path).expect("the page");
+    let (before, rest) = page.split_once(START).expect("where the table begins");
+    let (found, behind) = rest.split_once(END).expect("where it ends");
+    if std::env::var_os("ORBIT_BLESS").is_some() {
+        std::fs::write(&path, [before, START, &table, END, behind].concat()).expect("a writable page");
+    } else {
+        assert!(found == table, "{} is out of date: ORBIT_BLESS=1 cargo test the_page_of", path.display());
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use crate::axon::Upstream;
+use crate::axon::{self, Meter, Resolver, World};
 use crate::clock::Clock;
 use crate::config::{Environment, Problems};
 use crate::edge::Edge;
@@ -95,6 +95,7 @@ pub struct Parts {
     pub environment: Arc<dyn Environment + Send + Sync>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
+    pub resolver: Arc<dyn Resolver>,
     /// Random bits for keyed hashes.
     pub seed: u64,
     pub sink: Sink,
@@ -145,15 +146,10 @@ impl Orbit {
         let loaded = load(&parts).await?;
         warn_all(&loaded);
         let mut started = loaded.settings.clone();
-        (started.keys, started.policies, started.upstream.sign) = (Vec::new(), Vec::new(), None);
-        started.upstream.tls = None;
-        let metrics = Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?;
-        let ingredients = Ingredients {
-            predecessor: None,
-            metrics: &|label| metrics.backend(label),
-            clock: &parts.clock,
-            seed: parts.seed,
-        };
+        (started.keys, started.policies, started.upstreams) = (Vec::new(), Vec::new(), Vec::new());
+        let metrics = Arc::new(Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?);
+        let meter: Arc<dyn Meter> = metrics.clone();
+        let ingredients = Ingredients { predecessor: None, meter: &meter, clock: &parts.clock, seed: parts.seed };
         let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
         metrics.started(snapshot.generation);
 
@@ -164,7 +160,7 @@ impl Orbit {
         let addresses: Result<Vec<SocketAddr>, _> = sockets.iter().map(|s| s.local_addr()).collect();
         let addresses = addresses.map_err(|e| Refused::System(e.to_string()))?;
 
-        let watcher = watch_upstream(&snapshot.upstream, &parts.clock);
+        let watcher = watch_upstreams(&snapshot, &parts);
         let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::new(snapshot),
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -217,9 +213,10 @@ impl Orbit {
             }
             Ok(loaded) => {
                 warn_all(&loaded);
+                let meter: Arc<dyn Meter> = metrics.clone();
                 let ingredients = Ingredients {
                     predecessor: Some(&old),
-                    metrics: &|label| metrics.backend(label),
+                    meter: &meter,
                     clock: &self.parts.clock,
                     seed: self.parts.seed,
                 };
@@ -236,12 +233,12 @@ impl Orbit {
         };
         let generation = new.generation;
         let restart = self.started.diff_restart(&new.settings);
-        let watcher = watch_upstream(&new.upstream, &self.parts.clock);
+        let watcher = watch_upstreams(&new, &self.parts);
         std::mem::replace(&mut *self.watcher.lock(), watcher).abort();
-        let kept = |label: &str| new.upstream.backends.iter().any(|b| b.label() == label);
-        let gone: Vec<&str> = old.upstream.backends.iter().map(|b| b.label()).filter(|l| !kept(l)).collect();
+        let kept = new.upstreams.labels();
         self.gateway.snapshot.store(new.clone());
-        gone.into_iter().for_each(|label| metrics.retire_backend(label));
+        let gone = old.upstreams.labels().into_iter().filter(|label| !kept.contains(label));
+        gone.for_each(|label| metrics.retire_backend(&label));
         metrics.reloaded("accepted", generation);
         Ok(Reloaded::Accepted { generation, restart })
     }
@@ -299,8 +296,9 @@ fn warn_all(loaded: &Loaded) {
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
 }
 
-fn watch_upstream(upstream: &Arc<Upstream>, clock: &Arc<dyn Clock>) -> JoinHandle<()> {
-    tokio::spawn(Upstream::watch(Arc::downgrade(upstream), clock.clone()))
+fn watch_upstreams(snapshot: &Snapshot, parts: &Parts) -> JoinHandle<()> {
+    let world = World { clock: parts.clock.clone(), resolver: parts.resolver.clone(), ids: parts.ids.clone() };
+    tokio::spawn(axon::watch(snapshot.upstreams.iter().cloned().collect(), world))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {

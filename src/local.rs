@@ -12,30 +12,52 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 /// Orbit's version, as `/health` and the metrics tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Why an instance is not ready, if it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
-    Ready,
+/// Whether an instance is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness<'a> {
+    /// `out`: upstreams without a usable backend, beside others that have one.
+    Ready {
+        out: Vec<&'a str>,
+    },
     Draining,
-    NoHealthyBackend,
+    /// No upstream has a usable backend.
+    NoHealthyBackend {
+        out: Vec<&'a str>,
+    },
+}
+
+impl<'a> Readiness<'a> {
+    /// Of a gateway that is not draining, by the names of its upstreams and whether each has a usable backend.
+    pub fn of(upstreams: impl Iterator<Item = (&'a str, bool)>) -> Self {
+        let (usable, out): (Vec<_>, Vec<_>) = upstreams.partition(|(_, usable)| *usable);
+        let out = out.into_iter().map(|(name, _)| name).collect();
+        if usable.is_empty() { Readiness::NoHealthyBackend { out } } else { Readiness::Ready { out } }
+    }
 }
 
 /// The readiness answer: 503 tells a balancer to send clients elsewhere.
-pub fn health(service: &str, readiness: Readiness, now: Moment) -> Answer {
-    let check = match readiness {
-        Readiness::Ready => return Answer::json(200, body("healthy", service, None, now)),
-        Readiness::Draining => r#","checks":{"drain":"draining"}"#,
-        Readiness::NoHealthyBackend => r#","checks":{"axon":"no healthy backend"}"#,
+pub fn health(service: &str, readiness: &Readiness<'_>, now: Moment) -> Answer {
+    let unready = |checks: &[(&str, &str)]| Answer {
+        retry_after: Some(1),
+        ..Answer::json(503, body("unhealthy", service, checks, now))
     };
-    Answer { retry_after: Some(1), ..Answer::json(503, body("unhealthy", service, Some(check), now)) }
+    match readiness {
+        Readiness::Ready { out: names } => Answer::json(200, body("healthy", service, &all_out(names), now)),
+        Readiness::Draining => unready(&[("drain", "draining")]),
+        Readiness::NoHealthyBackend { out: names } => unready(&all_out(names)),
+    }
+}
+
+fn all_out<'a>(names: &[&'a str]) -> Vec<(&'a str, &'static str)> {
+    names.iter().map(|name| (*name, "no healthy backend")).collect()
 }
 
 /// The liveness answer: 200 for as long as the process serves.
 pub fn live(service: &str, now: Moment) -> Answer {
-    Answer::json(200, body("healthy", service, None, now))
+    Answer::json(200, body("healthy", service, &[], now))
 }
 
-fn body(status: &str, service: &str, checks: Option<&str>, now: Moment) -> Vec<u8> {
+fn body(status: &str, service: &str, checks: &[(&str, &str)], now: Moment) -> Vec<u8> {
     let mut body = Vec::with_capacity(160);
     body.extend_from_slice(br#"{"status":"#);
     json_string(status, &mut body);
@@ -45,7 +67,15 @@ fn body(status: &str, service: &str, checks: Option<&str>, now: Moment) -> Vec<u
     json_string(&timestamp(now), &mut body);
     body.extend_from_slice(br#","version":"#);
     json_string(VERSION, &mut body);
-    body.extend_from_slice(checks.unwrap_or_default().as_bytes());
+    for (position, (name, what)) in checks.iter().enumerate() {
+        body.extend_from_slice(if position == 0 { br#","checks":{"# } else { b"," });
+        json_string(name, &mut body);
+        body.push(b':');
+        json_string(what, &mut body);
+    }
+    if !checks.is_empty() {
+        body.push(b'}');
+    }
     body.push(b'}');
     body
 }

@@ -16,7 +16,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use crate::auth;
+use crate::auth::{self, Caller};
+use crate::axon::Upstream;
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
 use crate::gate::{DeskScene, DoorScene, Refusal, Standing};
@@ -67,6 +68,9 @@ impl From<Rejection> for Stop {
 pub struct Admitted {
     pub body: Bytes,
     pub client: IpAddr,
+    pub caller: Caller,
+    /// Who takes the intent.
+    pub upstream: Arc<Upstream>,
     pub decision: Decided,
     /// Holds the request's place among those in flight.
     pub permit: Permit,
@@ -94,7 +98,8 @@ pub async fn admit(
     snapshot.gates.desk(&scene, standing).map_err(rejected)?;
     let (dispatch, context) = read(&body)?;
     let decision = govern(snapshot, &scene, &dispatch, &context, clock, standing)?;
-    Ok(Admitted { body, client, decision, permit })
+    let upstream = route(snapshot, &dispatch)?;
+    Ok(Admitted { body, client, caller, upstream, decision, permit })
 }
 
 /// Step 3: what a stranger is checked for. Strangers spend only their own address's allowance.
@@ -156,6 +161,12 @@ fn govern(
     let allowed = decision.allowed();
     let decided = decided(allowed, owned(decision.reason));
     if allowed { Ok(decided) } else { Err(Stop::Denied(decided)) }
+}
+
+/// Where the intent goes.
+fn route(snapshot: &Snapshot, dispatch: &Dispatch<'_>) -> Result<Arc<Upstream>, Stop> {
+    let upstream = snapshot.upstreams.of(&dispatch.intent).cloned();
+    upstream.ok_or_else(|| Stop::Rejected(Rejection::unavailable("no_route", "no upstream takes this intent")))
 }
 
 /// The usual reason costs no allocation.

@@ -145,7 +145,7 @@ impl Reply<'_> {
         }
         let answer = match endpoint {
             Endpoint::Dispatch => return self.dispatch(session, note).await,
-            Endpoint::Health => local::health(name, self.readiness(), now),
+            Endpoint::Health => local::health(name, &self.readiness(), now),
             Endpoint::Live => local::live(name, now),
             Endpoint::Metrics => {
                 let telemetry = &self.gateway.telemetry;
@@ -158,11 +158,13 @@ impl Reply<'_> {
         self.send(session, answer, None).await
     }
 
-    fn readiness(&self) -> Readiness {
+    fn readiness(&self) -> Readiness<'_> {
         match self.gateway.phase() {
             Phase::Draining | Phase::Closing => Readiness::Draining,
-            Phase::Serving if self.arrival.snapshot.upstream.any_reachable() => Readiness::Ready,
-            Phase::Serving => Readiness::NoHealthyBackend,
+            Phase::Serving => {
+                let upstreams = self.arrival.snapshot.upstreams.iter();
+                Readiness::of(upstreams.map(|upstream| (upstream.settings.name.as_str(), upstream.any_reachable())))
+            }
         }
     }
 
@@ -183,14 +185,14 @@ impl Reply<'_> {
             }
             Err(Stop::Gone) => return Ended::ClientLeft,
         };
-        let Admitted { body, client, decision, permit: _permit } = admitted;
+        let Admitted { body, client, caller, upstream, decision, permit: _permit } = admitted;
         note.decision = Some(decision.clone());
 
         yield_now().await;
-        let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client };
-        let upstream = &arrival.snapshot.upstream;
+        let principal = caller.principal();
+        let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client, principal };
         let mut watch = Watch::new(session);
-        let exchange = forward(upstream, &outgoing, &gateway.clock, watch.gone(), &mut note.calls).await;
+        let exchange = forward(&upstream, &outgoing, &gateway.clock, watch.gone(), &mut note.calls).await;
         match exchange {
             Ok(exchange) => self.relay(&mut watch, exchange, &decision, note).await,
             Err(Some(rejection)) => self.refuse(session, rejection, Some(&decision), note).await,
@@ -208,9 +210,7 @@ impl Reply<'_> {
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         match status {
-            200..=299 if is_enveloped(&exchange, self.envelope_bytes()) => {
-                self.envelop(watch, exchange, decision, note).await
-            }
+            200..=299 if is_enveloped(&exchange) => self.envelop(watch, exchange, decision, note).await,
             // What is not the usual answer is kept out of this future, which every request pays for.
             200..=299 => Box::pin(self.pass_through(watch, exchange, Vec::new(), decision, note)).await,
             400..=499 => Box::pin(self.client_error(watch, exchange, decision, note)).await,
@@ -228,10 +228,6 @@ impl Reply<'_> {
         }
     }
 
-    fn envelope_bytes(&self) -> usize {
-        self.arrival.snapshot.settings.upstream.envelope_bytes as usize
-    }
-
     /// Reads an answer whole, so that an Axon that dies half-way is a clean 503, and wraps it.
     async fn envelop(
         &mut self,
@@ -240,7 +236,8 @@ impl Reply<'_> {
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
-        let body = match collect(watch, &mut exchange, self.envelope_bytes()).await {
+        let limit = exchange.envelope_bytes;
+        let body = match collect(watch, &mut exchange, limit).await {
             Ok(Collected::Whole(body)) => body,
             Ok(Collected::Part(begun)) => {
                 return Box::pin(self.pass_through(watch, exchange, begun, decision, note)).await;
@@ -273,7 +270,8 @@ impl Reply<'_> {
         note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
-        let collected = collect(watch, &mut exchange, self.envelope_bytes()).await;
+        let limit = exchange.envelope_bytes;
+        let collected = collect(watch, &mut exchange, limit).await;
         let own = match collected {
             Ok(Collected::Whole(body)) if !exchange.head.headers.contains_key(CONTENT_ENCODING) => {
                 envelope::is_object(&body).then_some(body)
@@ -515,13 +513,13 @@ impl Reply<'_> {
 }
 
 /// Whether the answer's head lets it be a JSON object within the limit.
-fn is_enveloped(exchange: &Exchange, envelope_bytes: usize) -> bool {
+fn is_enveloped(exchange: &Exchange) -> bool {
     let headers = &exchange.head.headers;
     let json = headers.get(CONTENT_TYPE).is_none_or(|value| {
         let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
         essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
     });
-    let fits = exchange.announced_length().is_none_or(|length| length <= envelope_bytes as u64);
+    let fits = exchange.announced_length().is_none_or(|length| length <= exchange.envelope_bytes as u64);
     json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
 }
 

@@ -24,3 +24,4 @@ mod sigv4_attacks;
 mod sigv4_suite;
 mod sigv4_verify;
 mod upstream_tls;
+mod upstreams;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use orbit::auth::Issue;
-use orbit::axon::Outcome;
+use orbit::axon::{Outcome, Resolution};
 use orbit::error::Code;
 use orbit::request::route::{Endpoint, Method};
 use orbit::telemetry::metrics::CATALOGUE;
@@ -660,7 +660,10 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "limit" => ["per_ip", "global", "governance"].into(),
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
         "bound" => ["connections", "in_flight"].into(),
-        "result" => ["accepted", "unchanged", "refused"].into(),
+        "result" => {
+            let resolutions = Resolution::ALL.iter().map(|r| r.label());
+            resolutions.chain(["accepted", "unchanged", "refused"]).collect()
+        }
         "backend" | "version" | "status" | "le" => return None,
         other => panic!("label {other} has no closed set"),
     })
@@ -1001,10 +1004,11 @@ fn signature_issue(issue: Issue) -> &'static str {
 }
 
 /// `details.issue` of a 503: when, and whether Axon may have begun.
-const UNAVAILABLE: [(&str, &str, &str); 7] = [
+const UNAVAILABLE: [(&str, &str, &str); 8] = [
     ("overload", "`listen.in_flight` or `listen.connections` is reached", "no"),
     ("draining", "this instance is going down", "no"),
     ("no_healthy_backend", "no endpoint of Axon can be reached", "no"),
+    ("no_route", "among several upstreams none takes the intent", "no"),
     ("connect_failed", "connecting to Axon failed or took longer than `timeouts.connect`", "no"),
     ("upstream_failed", "the connection to Axon broke, or what came was no answer", "perhaps"),
     ("timeout", "Axon's answer took longer than `timeouts` allow", "perhaps"),

@@ -400,7 +400,7 @@ async fn a_file_with_a_slip_is_refused_whole_and_the_old_one_goes_on() {
     let table = [
         ("an unknown key", next().block("limits", "{ per_ipp: disabled }"), "per_ipp"),
         ("an unknown block", next().block("limit", "{ store: local }"), "limit"),
-        ("a key of a later version", next().block("routes", "[]"), "routes"),
+        ("a key of a later version", next().block("admin", "{ token: x }"), "admin"),
         ("bad YAML", next().block("drain", "{ min: 0s, max: [ }"), "orbit.yaml"),
         ("a number without unit", next().block("drain", "{ min: 0, max: 10s }"), "`0`"),
         ("a range upside down", next().block("drain", "{ min: 9s, max: 8s }"), "`min` is longer"),

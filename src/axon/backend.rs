@@ -1,4 +1,5 @@
-//! One address of Axon: who it is, how busy it is, whether it answered when last tried, its connections.
+//! One address of Axon: who it is, how busy and how quick it is, whether it answered when last tried, its
+//! connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,8 +10,42 @@ use http::HeaderValue;
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::axon::call::Outcome;
+use crate::axon::choose::{key_of, mix};
 use crate::axon::dial::Dialer;
 use crate::axon::pool::Pool;
+
+/// What counts backends. The series of a backend live from its handles to its retirement.
+pub trait Meter: Send + Sync {
+    /// The handles of one backend by its label.
+    fn backend(&self, label: &str) -> BackendMetrics;
+    /// Forgets the series of a backend that is gone.
+    fn retire_backend(&self, label: &str);
+    /// Counts a question for a name's addresses.
+    fn resolution(&self, result: Resolution);
+}
+
+/// What asking for a name's addresses came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    Found,
+    /// More than an upstream takes; some are left out.
+    Crowded,
+    Failed,
+}
+
+impl Resolution {
+    /// Every result; the index of each is `as usize`.
+    pub const ALL: [Resolution; 3] = [Resolution::Found, Resolution::Crowded, Resolution::Failed];
+
+    /// The value of the `result` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Resolution::Found => "found",
+            Resolution::Crowded => "crowded",
+            Resolution::Failed => "failed",
+        }
+    }
+}
 
 /// The metric handles of one backend.
 pub struct BackendMetrics {
@@ -35,20 +70,25 @@ pub struct Backend {
     address: SocketAddr,
     label: String,
     authority: HeaderValue,
+    hash: u64,
     in_flight: AtomicU32,
+    /// Time to the head of an answer, a moving average; 0 until the first.
+    latency_micros: AtomicU32,
     reachable: AtomicBool,
     pool: Pool,
     metrics: BackendMetrics,
 }
 
 impl Backend {
-    /// A backend is taken to be reachable until a connect fails.
+    /// A backend is taken to be reachable until a connect fails. `label` is what logs and metrics call it,
+    /// `authority` the value of `Host`.
     ///
     /// # Errors
-    /// One line for the operator when the authority, `host:port`, cannot stand in a header.
+    /// One line for the operator when the authority cannot stand in a header.
     pub fn new(
         address: SocketAddr,
         authority: &str,
+        label: &str,
         dialer: Dialer,
         metrics: BackendMetrics,
     ) -> Result<Arc<Self>, String> {
@@ -56,9 +96,11 @@ impl Backend {
         metrics.healthy.set(1);
         Ok(Arc::new(Self {
             address,
-            label: authority.to_owned(),
+            label: label.to_owned(),
             authority: value,
+            hash: mix(key_of(label)),
             in_flight: AtomicU32::new(0),
+            latency_micros: AtomicU32::new(0),
             reachable: AtomicBool::new(true),
             pool: Pool::new(dialer),
             metrics,
@@ -74,7 +116,7 @@ impl Backend {
         &self.authority
     }
 
-    /// `host:port`, for logs and labels.
+    /// For logs and metrics: `host:port`, with the address behind it for one of a name's.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -84,6 +126,11 @@ impl Backend {
         &self.pool
     }
 
+    /// Of the label, the same in every process.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     pub fn metrics(&self) -> &BackendMetrics {
         &self.metrics
     }
@@ -91,6 +138,19 @@ impl Backend {
     /// Exchanges under way.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Usual time to the head of an answer; 0 when none has come yet.
+    pub fn latency_micros(&self) -> u32 {
+        self.latency_micros.load(Ordering::Relaxed)
+    }
+
+    /// Notes how long the head of an answer took. An eighth of each new one counts, as in TCP's own
+    /// estimate (RFC 6298); two notes at once may lose one, which an average bears.
+    pub fn note_latency(&self, micros: u32) {
+        let known = self.latency_micros();
+        let new = if known == 0 { micros } else { known - known / 8 + micros / 8 };
+        self.latency_micros.store(new.max(1), Ordering::Relaxed);
     }
 
     /// Whether the last connect worked.

@@ -1,13 +1,49 @@
-//! Which backend takes a request: the less loaded of two random ones.
+//! Which backend takes a request.
 //!
-//! Two random choices are nearly as even as a full search and have no herd: many gateways that all see
-//! the same least loaded backend do not all fall upon it (Mitzenmacher, 2001).
+//! *Least loaded* looks at two random ones: nearly as even as a full search, and without its herd: many
+//! gateways that all see the same least loaded backend do not all fall upon it (Mitzenmacher, 2001).
+//! *Round robin* is nginx's smooth weighted one: a backend of weight 5 among two of weight 1 is never asked
+//! five times in a row. *Hash* is weighted rendezvous hashing: a backend that leaves moves only its own
+//! share, and gateways that have the same configuration agree.
+//!
+//! Invariant: choosing allocates nothing and waits for nobody but another choice.
 
 use std::sync::Arc;
 
-use crate::axon::Backend;
+use arrayvec::ArrayVec;
+use parking_lot::Mutex;
 
-/// The backends that a request has tried, by index; endpoints are at most 64.
+use crate::axon::Backend;
+use crate::snapshot::settings::Balance;
+
+/// Most backends of one upstream.
+pub const BACKENDS_MAX: usize = 64;
+
+/// A backend and its part of the requests.
+#[derive(Clone)]
+pub struct Member {
+    pub backend: Arc<Backend>,
+    /// 1–100, relative to the other members.
+    pub weight: u8,
+}
+
+/// The backends of an upstream at one moment; at most [`BACKENDS_MAX`].
+pub struct Backends {
+    members: Vec<Member>,
+    /// Smooth weighted round robin's state, by member: how much each is owed.
+    owed: Mutex<ArrayVec<i64, BACKENDS_MAX>>,
+}
+
+/// What a request brings to the choice.
+#[derive(Clone, Copy)]
+pub struct Draw {
+    /// Evenly spread bits.
+    pub random: u64,
+    /// [`key_of`] what is hashed.
+    pub key: u64,
+}
+
+/// The members that a request has tried, by index.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tried(u64);
 
@@ -21,98 +57,250 @@ impl Tried {
     }
 }
 
-/// The less loaded of two random untried reachable backends, by index.
-///
-/// When none is reachable, one is tried all the same, but only as a request's first: a dead Axon must
-/// not cost each request a connect timeout per endpoint.
-pub fn choose(backends: &[Arc<Backend>], tried: Tried, random: u64) -> Option<usize> {
-    let usable = |(index, backend): &(usize, &Arc<Backend>)| !tried.has(*index) && backend.reachable();
-    let candidates = backends.iter().enumerate().filter(usable).count();
-    if candidates == 0 {
-        let first = tried.0 == 0 && !backends.is_empty();
-        return first.then(|| spread(random, backends.len()));
-    }
-    let nth = |n: usize| backends.iter().enumerate().filter(usable).nth(n);
-    let first = spread(random, candidates);
-    // The second is another one wherever there are two.
-    let second = (first + 1 + spread(random >> 32, candidates.saturating_sub(1).max(1))) % candidates;
-    let (one, two) = (nth(first)?, nth(second)?);
-    Some(if two.1.in_flight() < one.1.in_flight() { two.0 } else { one.0 })
+/// A member that may be chosen.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    index: usize,
+    /// Never 0.
+    share: u32,
+    backend: &'a Backend,
 }
 
-/// Maps random bits onto `0..n` (Lemire's multiplication).
-fn spread(random: u64, n: usize) -> usize {
-    (((random & 0xffff_ffff) * n as u64) >> 32) as usize
+type Candidates<'a> = ArrayVec<Candidate<'a>, BACKENDS_MAX>;
+
+impl Backends {
+    /// Members beyond [`BACKENDS_MAX`] are left out.
+    pub fn new(mut members: Vec<Member>) -> Self {
+        members.truncate(BACKENDS_MAX);
+        let owed = members.iter().map(|_| 0).collect();
+        Self { members, owed: Mutex::new(owed) }
+    }
+
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// An untried reachable member, by index.
+    ///
+    /// When none is reachable, one is tried all the same, but only as a request's first: a dead Axon must
+    /// not cost each request a connect timeout per endpoint.
+    pub fn choose(&self, balance: Balance, draw: Draw, tried: Tried) -> Option<usize> {
+        let candidate = |(index, member): (usize, &'_ Member)| {
+            let usable = !tried.has(index) && member.backend.reachable();
+            usable.then_some((index, u32::from(member.weight)))
+        };
+        let mut candidates = Candidates::new();
+        for (index, share) in self.members.iter().enumerate().filter_map(candidate) {
+            if let Some(member) = self.members.get(index) {
+                candidates.push(Candidate { index, share, backend: &member.backend });
+            }
+        }
+        if candidates.is_empty() {
+            let first = tried.0 == 0 && !self.members.is_empty();
+            return first.then(|| spread(draw.random, self.members.len() as u64) as usize);
+        }
+        match balance {
+            Balance::LeastLoaded => least_loaded(&candidates, draw.random),
+            Balance::RoundRobin => self.round_robin(&candidates),
+            Balance::HashPrincipal => rendezvous(&candidates, draw.key),
+        }
+    }
+
+    fn round_robin(&self, candidates: &Candidates<'_>) -> Option<usize> {
+        let total: i64 = candidates.iter().map(|candidate| i64::from(candidate.share)).sum();
+        let mut owed = self.owed.lock();
+        for candidate in candidates {
+            *owed.get_mut(candidate.index)? += i64::from(candidate.share);
+        }
+        // The first of equals, so that equal ones take turns in the order of the file.
+        let most = candidates.iter().rev().max_by_key(|candidate| owed.get(candidate.index))?;
+        *owed.get_mut(most.index)? -= total;
+        Some(most.index)
+    }
+}
+
+/// Two random ones, by share; the less loaded, of equals the first unless the other answers twice as fast.
+fn least_loaded(candidates: &Candidates<'_>, random: u64) -> Option<usize> {
+    let first = by_share(candidates, random & 0xffff_ffff, None)?;
+    let Some(second) = by_share(candidates, random >> 32, Some(first.index)) else { return Some(first.index) };
+    let load = |one: &Candidate<'_>, other: &Candidate<'_>| u64::from(one.backend.in_flight()) * u64::from(other.share);
+    let (one, two) = (load(first, second), load(second, first));
+    let faster = || second.backend.latency_micros().saturating_mul(2) < first.backend.latency_micros();
+    Some(if two < one || two == one && faster() { second.index } else { first.index })
+}
+
+/// One of the candidates but `except`, each as likely as its share is large.
+fn by_share<'c, 'a>(candidates: &'c Candidates<'a>, random: u64, except: Option<usize>) -> Option<&'c Candidate<'a>> {
+    let others = || candidates.iter().filter(|candidate| Some(candidate.index) != except);
+    let mut left = spread(random, others().map(|candidate| u64::from(candidate.share)).sum());
+    others().find(|candidate| match left.checked_sub(u64::from(candidate.share)) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+/// The candidate with the highest score for this key: weighted rendezvous hashing, -share / ln(hash).
+fn rendezvous(candidates: &Candidates<'_>, key: u64) -> Option<usize> {
+    let score = |candidate: &Candidate<'_>| {
+        // 53 bits, in (0, 1): ln is then finite and below zero.
+        let hash = ((mix(key ^ candidate.backend.hash()) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        f64::from(candidate.share) / -hash.ln()
+    };
+    let best = candidates.iter().map(|candidate| (score(candidate), candidate.index));
+    best.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, index)| index)
+}
+
+/// What [`Draw::key`] is made of: FNV-1a, the same in every process, so that gateways agree.
+pub fn key_of(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Spreads every bit over all (the finaliser of SplitMix64).
+pub fn mix(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Maps 32 random bits onto `0..n` (Lemire's multiplication).
+fn spread(random: u64, n: u64) -> u64 {
+    ((random & 0xffff_ffff) * n) >> 32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::axon::Meter;
     use crate::axon::dial::Dialer;
     use crate::telemetry::Metrics;
 
-    fn backends(n: u16) -> Vec<Arc<Backend>> {
+    fn backends(weights: &[u8]) -> Backends {
         let metrics = Metrics::new("test").expect("metrics");
-        (1..=n)
-            .map(|port| {
-                let label = format!("127.0.0.1:{port}");
-                Backend::new(([127, 0, 0, 1], port).into(), &label, Dialer::plain(), metrics.backend(&label))
-                    .expect("a backend")
-            })
-            .collect()
+        let member = |(n, weight): (usize, &u8)| {
+            let label = format!("127.0.0.1:{}", n + 1);
+            let address = ([127, 0, 0, 1], n as u16 + 1).into();
+            let backend = Backend::new(address, &label, &label, Dialer::plain(), metrics.backend(&label));
+            let backend = backend.expect("a backend");
+            Member { backend, weight: *weight }
+        };
+        Backends::new(weights.iter().enumerate().map(member).collect())
     }
 
-    /// A fixed sequence that spreads well (SplitMix64).
-    fn randoms() -> impl Iterator<Item = u64> {
-        (1u64..).map(|n| {
-            let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z ^ (z >> 31)
-        })
+    fn draws() -> impl Iterator<Item = Draw> {
+        (1u64..).map(|n| mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).map(|random| Draw { random, key: mix(random) })
     }
+
+    fn shares(pool: &Backends, balance: Balance, n: usize) -> Vec<usize> {
+        let mut shares = vec![0; pool.members().len()];
+        for draw in draws().take(n) {
+            shares[pool.choose(balance, draw, Tried::default()).expect("one")] += 1;
+        }
+        shares
+    }
+
+    const ALL: [Balance; 3] = [Balance::LeastLoaded, Balance::RoundRobin, Balance::HashPrincipal];
 
     #[test]
     fn a_busy_backend_gets_only_what_nobody_else_could_take() {
-        let backends = backends(2);
-        let _busy = backends[0].occupy();
-        for random in randoms().take(1000) {
-            assert_eq!(choose(&backends, Tried::default(), random), Some(1));
+        let pool = backends(&[1, 1]);
+        let _busy = pool.members()[0].backend.occupy();
+        assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [0, 1000]);
+    }
+
+    #[test]
+    fn load_is_measured_by_weight() {
+        let pool = backends(&[3, 1]);
+        let large = &pool.members()[0].backend;
+        let _busy: Vec<_> = (0..2).map(|_| large.occupy()).collect();
+        let _one = pool.members()[1].backend.occupy();
+        assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [1000, 0], "two of three are less than one of one");
+    }
+
+    #[test]
+    fn of_two_equally_loaded_ones_the_much_faster_is_taken() {
+        let pool = backends(&[1, 1]);
+        pool.members().iter().zip([1000, 400]).for_each(|(member, micros)| member.backend.note_latency(micros));
+        assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [0, 1000]);
+        pool.members()[1].backend.note_latency(100_000);
+        assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [1000, 0]);
+    }
+
+    #[test]
+    fn every_balance_shares_by_weight() {
+        for balance in ALL {
+            for weights in [&[1, 1, 1][..], &[5, 1, 2], &[100, 1]] {
+                let pool = backends(weights);
+                let shares = shares(&pool, balance, 40_000);
+                let total: u32 = weights.iter().map(|weight| u32::from(*weight)).sum();
+                for (share, weight) in shares.iter().zip(weights) {
+                    let due = 40_000.0 * f64::from(*weight) / f64::from(total);
+                    assert!(
+                        (*share as f64 - due).abs() < 5.0 * due.sqrt() + 1.0,
+                        "{balance:?} {weights:?}: {shares:?}"
+                    );
+                }
+            }
         }
     }
 
     #[test]
-    fn equal_backends_share_evenly() {
-        let backends = backends(3);
-        let mut hits = [0; 3];
-        for random in randoms().take(30_000) {
-            hits[choose(&backends, Tried::default(), random).expect("one")] += 1;
+    fn round_robin_is_smooth() {
+        let pool = backends(&[5, 1, 1]);
+        let draw = Draw { random: 0, key: 0 };
+        let order: Vec<_> =
+            (0..7).map(|_| pool.choose(Balance::RoundRobin, draw, Tried::default()).expect("one")).collect();
+        // The example of nginx's change that brought it.
+        assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_lost_backend_moves_only_its_own_keys() {
+        let pool = backends(&[1, 3, 2, 1]);
+        let owner = |draw| pool.choose(Balance::HashPrincipal, draw, Tried::default()).expect("one");
+        let before: Vec<_> = draws().take(4000).map(owner).collect();
+        pool.members()[2].backend.set_reachable(false);
+        let mut moved_to = [0; 4];
+        for (draw, before) in draws().zip(&before) {
+            match (*before, owner(draw)) {
+                (2, after) => moved_to[after] += 1,
+                (before, after) => assert_eq!(before, after),
+            }
         }
-        assert!(hits.iter().all(|h| (9_000..11_000).contains(h)), "{hits:?}");
+        assert!(moved_to[0] > 0 && moved_to[1] > moved_to[0] && moved_to[3] > 0, "{moved_to:?}");
+        pool.members()[2].backend.set_reachable(true);
+        assert_eq!(draws().take(4000).map(owner).collect::<Vec<_>>(), before);
     }
 
     #[test]
     fn unreachable_and_tried_ones_are_passed_over() {
-        let backends = backends(3);
-        backends[0].set_reachable(false);
-        let mut tried = Tried::default();
-        tried.add(1);
-        for random in randoms().take(100) {
-            assert_eq!(choose(&backends, tried, random), Some(2));
+        for balance in ALL {
+            let pool = backends(&[1, 1, 1]);
+            pool.members()[0].backend.set_reachable(false);
+            let mut tried = Tried::default();
+            tried.add(1);
+            for draw in draws().take(100) {
+                assert_eq!(pool.choose(balance, draw, tried), Some(2));
+            }
+            tried.add(2);
+            assert_eq!(pool.choose(balance, Draw { random: 7, key: 7 }, tried), None);
         }
-        tried.add(2);
-        assert_eq!(choose(&backends, tried, 7), None);
     }
 
     #[test]
     fn with_none_reachable_one_is_tried_and_no_second() {
-        let backends = backends(3);
-        backends.iter().for_each(|b| {
-            b.set_reachable(false);
-        });
-        let index = choose(&backends, Tried::default(), 7).expect("one");
-        let mut tried = Tried::default();
-        tried.add(index);
-        assert_eq!(choose(&backends, tried, 7), None);
-        assert_eq!(choose(&[], Tried::default(), 7), None);
+        for balance in ALL {
+            let (pool, draw) = (backends(&[1, 1, 1]), Draw { random: 7, key: 7 });
+            pool.members().iter().for_each(|member| {
+                member.backend.set_reachable(false);
+            });
+            let index = pool.choose(balance, draw, Tried::default()).expect("one");
+            let mut tried = Tried::default();
+            tried.add(index);
+            assert_eq!(pool.choose(balance, draw, tried), None);
+            assert_eq!(Backends::new(Vec::new()).choose(balance, draw, Tried::default()), None);
+        }
     }
 }

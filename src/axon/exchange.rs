@@ -18,6 +18,8 @@ use crate::error::Rejection;
 /// An answer under way.
 pub struct Exchange {
     pub head: Parts,
+    /// Largest answer of this upstream that is put into the envelope.
+    pub envelope_bytes: usize,
     pub(super) body: Body,
     /// The end of the body was seen; one of unknown length does not tell it again.
     pub(super) ended: bool,

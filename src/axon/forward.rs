@@ -12,17 +12,17 @@ use http::{Method, Request, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use crate::axon::call::{Call, Outcome};
-use crate::axon::choose::{Tried, choose};
+use crate::axon::choose::{Draw, Tried, key_of, mix};
 use crate::axon::dial::Fault;
 use crate::axon::exchange::Exchange;
-use crate::axon::upstream::note_reachable;
+use crate::axon::watch::note_reachable;
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
 use crate::error::{Code, Rejection};
 use crate::request::Head;
 use crate::request::correlation::{CORRELATION_ID, Ids, REQUEST_ID};
-use crate::snapshot::settings::UpstreamMethod;
+use crate::snapshot::settings::{Balance, UpstreamMethod};
 
 /// The caller's headers that Axon gets to see; everything else is Orbit's own.
 static PASSED_ON: [HeaderName; 7] = [
@@ -44,6 +44,8 @@ pub struct Outgoing<'a> {
     /// The dispatch's bytes as they were signed.
     pub body: Bytes,
     pub client: std::net::IpAddr,
+    /// Whose it is.
+    pub principal: &'a str,
 }
 
 /// Gets the head of Axon's answer.
@@ -87,11 +89,15 @@ async fn search(
 ) -> Result<Exchange, Rejection> {
     let total = Instant::now() + upstream.settings.timeouts.total;
     let any_reachable = upstream.any_reachable();
+    let backends = upstream.backends();
+    let balance = upstream.settings.balance;
+    let key = if balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
+    let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
-    while let Some(index) = choose(&upstream.backends, tried, outgoing.ids.random().rotate_left(7 * calls.len() as u32))
-    {
-        let Some(backend) = upstream.backends.get(index) else { break };
+    while let Some(index) = backends.choose(balance, Draw { random, key }, tried) {
+        let Some(backend) = backends.members().get(index).map(|member| &member.backend) else { break };
+        random = mix(random);
         *current = Some(backend.clone());
         tried.add(index);
         let began = clock.now();
@@ -170,12 +176,15 @@ async fn ask(
             }
         }
     };
+    let took = clock.now().since(began).as_micros();
+    backend.note_latency(u32::try_from(took).unwrap_or(u32::MAX));
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let rejection = Rejection::unavailable("upstream_failed", "switched protocols without being asked to");
         return Err(Miss::Final { outcome: Outcome::Error, rejection });
     }
     Ok(Exchange {
         head,
+        envelope_bytes: upstream.settings.envelope_bytes as usize,
         announced: body.announced_length(),
         body,
         ended: false,

@@ -1,4 +1,5 @@
-//! The way to Axon: which backend, over which connection, asked how, and what its answer means.
+//! The way to Axon: which upstream, which of its backends, over which connection, asked how, and what its
+//! answer means.
 
 mod backend;
 mod call;
@@ -9,13 +10,18 @@ mod exchange;
 mod forward;
 mod http1;
 mod pool;
+mod resolve;
 mod stream;
 mod tls;
 mod upstream;
+mod watch;
 mod wire;
 
-pub use backend::{Backend, BackendMetrics};
+pub use backend::{Backend, BackendMetrics, Meter, Resolution};
 pub use call::{Call, Outcome};
+pub use choose::{Backends, Member};
 pub use exchange::{Broken, Collected, Exchange};
 pub use forward::{Outgoing, forward, is_nominated};
-pub use upstream::Upstream;
+pub use resolve::{Resolver, SystemResolver};
+pub use upstream::{Upstream, Upstreams};
+pub use watch::{World, watch};

@@ -1,55 +1,115 @@
-//! Axon as a request sees it: its backends and how to ask them.
+//! Axon as a request sees it: its backends of the moment and how to ask them; and which Axon takes an intent.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
-use futures_util::future::join_all;
+use arc_swap::ArcSwap;
 use http::Uri;
+use parking_lot::Mutex;
 
 use crate::auth::Signer;
-use crate::axon::dial::{Dialers, Fault};
+use crate::axon::choose::{BACKENDS_MAX, Backends, Member};
+use crate::axon::dial::{Dialer, Dialers};
 use crate::axon::pool::Bounds;
-use crate::axon::{Backend, BackendMetrics};
+use crate::axon::{Backend, Meter, Resolution};
 use crate::clock::Clock;
-use crate::snapshot::settings;
+use crate::snapshot::settings::{self, Endpoint, Host, RouteIntent, Settings};
 
-/// How often backends that could not be connected to are tried again.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Every upstream of one configuration, and the way of an intent to its own.
+pub struct Upstreams {
+    all: Vec<Arc<Upstream>>,
+    by_intent: HashMap<Box<str>, usize>,
+    /// For an intent without a route of its own.
+    others: Option<usize>,
+}
 
 /// The upstream of one configuration. Backends are shared with its predecessor where they stayed.
 pub struct Upstream {
-    pub backends: Vec<Arc<Backend>>,
     pub settings: settings::Upstream,
     pub signer: Option<Signer>,
     /// `request.path`, parsed once.
     pub target: Uri,
+    endpoints: Vec<Place>,
+    backends: ArcSwap<Backends>,
+    /// One change of the backends at a time.
+    changing: Mutex<()>,
+    meter: Arc<dyn Meter>,
 }
 
-impl Upstream {
-    /// Builds the upstream, adopting the predecessor's backends with their connections.
+/// An endpoint and what its backends are called.
+pub(super) struct Place {
+    pub endpoint: Endpoint,
+    /// The authority, behind the upstream's name if it stands in several upstreams.
+    label: String,
+    dialer: Dialer,
+}
+
+impl Upstreams {
+    /// Builds the upstreams, adopting the predecessor's backends with their connections.
     ///
     /// # Errors
     /// One line for the operator.
     pub fn build(
-        settings: &settings::Upstream,
-        predecessor: Option<&Upstream>,
+        settings: &Settings,
+        predecessor: Option<&Upstreams>,
         clock: &Arc<dyn Clock>,
-        metrics: &dyn Fn(&str) -> BackendMetrics,
+        meter: &Arc<dyn Meter>,
     ) -> Result<Self, String> {
-        let dialers = Dialers::new(settings, clock)?;
-        let known: HashMap<(SocketAddr, &str), &Arc<Backend>> =
-            predecessor.map(|p| p.backends.iter().map(|b| ((b.address(), b.label()), b)).collect()).unwrap_or_default();
-        let backends = settings.endpoints.iter().map(|endpoint| {
-            let (label, dialer) = (&endpoint.authority, dialers.of(endpoint.secure.as_ref())?);
-            // Connections that were made under other certificates or names are not taken over.
-            let known = known.get(&(endpoint.address, label.as_str()));
-            match known.filter(|backend| *backend.pool().dialer() == dialer) {
-                Some(backend) => Ok(Arc::clone(backend)),
-                None => Backend::new(endpoint.address, label, dialer, metrics(label)),
+        let authorities = settings.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        authorities.for_each(|endpoint| *uses.entry(&endpoint.authority).or_default() += 1);
+        let build = |upstream: &settings::Upstream| {
+            let label = |endpoint: &Endpoint| match uses.get(endpoint.authority.as_str()) {
+                Some(2..) => format!("{}/{}", upstream.name, endpoint.authority),
+                _ => endpoint.authority.clone(),
+            };
+            let known = predecessor.into_iter().flat_map(Upstreams::iter).map(|upstream| upstream.backends());
+            let known: Vec<Arc<Backends>> = known.collect();
+            Upstream::build(upstream, label, &known, clock, meter).map(Arc::new)
+        };
+        let all = settings.upstreams.iter().map(build).collect::<Result<Vec<_>, String>>()?;
+        let position = |name: &str| all.iter().position(|upstream| upstream.settings.name == name);
+        let mut by_intent = HashMap::new();
+        let mut others = (all.len() == 1).then_some(0);
+        for route in &settings.routes {
+            let Some(upstream) = position(&route.upstream) else { continue };
+            match &route.intent {
+                RouteIntent::Only(intent) => drop(by_intent.insert(intent.as_str().into(), upstream)),
+                RouteIntent::Others => others = Some(upstream),
             }
-        });
+        }
+        Ok(Self { all, by_intent, others })
+    }
+
+    /// Who takes an intent; nobody only when several upstreams have no route for it, which the settings
+    /// refuse for every intent that governance may allow.
+    pub fn of(&self, intent: &str) -> Option<&Arc<Upstream>> {
+        let index = self.by_intent.get(intent).copied().or(self.others)?;
+        self.all.get(index)
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Upstream>> {
+        self.all.iter()
+    }
+
+    /// Of every backend of this moment.
+    pub fn labels(&self) -> Vec<String> {
+        let labels = |upstream: &Arc<Upstream>| {
+            upstream.backends().members().iter().map(|m| m.backend.label().to_owned()).collect::<Vec<_>>()
+        };
+        self.all.iter().flat_map(labels).collect()
+    }
+}
+
+impl Upstream {
+    fn build(
+        settings: &settings::Upstream,
+        label: impl Fn(&Endpoint) -> String,
+        known: &[Arc<Backends>],
+        clock: &Arc<dyn Clock>,
+        meter: &Arc<dyn Meter>,
+    ) -> Result<Self, String> {
         let signer = settings.sign.as_ref().map(|sign| {
             let credentials = &sign.credentials;
             Signer::new(
@@ -61,54 +121,132 @@ impl Upstream {
             )
         });
         let target = settings.request.path.parse().map_err(|e| format!("`upstreams.request.path`: {e}"))?;
-        let backends = backends.collect::<Result<_, String>>()?;
-        Ok(Self { backends, signer, target, settings: settings.clone() })
+        let dialers = Dialers::new(settings, clock)?;
+        let place = |endpoint: &Endpoint| {
+            let dialer = dialers.of(endpoint.secure.as_ref())?;
+            Ok(Place { label: label(endpoint), endpoint: endpoint.clone(), dialer })
+        };
+        let endpoints = settings.endpoints.iter().map(place).collect::<Result<Vec<Place>, String>>()?;
+
+        let known = || known.iter().flat_map(|backends| backends.members()).map(|member| &member.backend);
+        let mut members = Vec::new();
+        for place in &endpoints {
+            // What a name stood for goes on until it is asked for again.
+            let addresses: Vec<SocketAddr> = match &place.endpoint.host {
+                Host::Address(ip) => vec![SocketAddr::new(*ip, place.endpoint.port)],
+                Host::Name(_) => known().filter(|b| place.is_of(b)).map(|b| b.address()).collect(),
+            };
+            for address in addresses {
+                let adopted = known().find(|backend| backend.label() == place.label_of(address));
+                // Connections that were made under other certificates or names are not taken over.
+                let same =
+                    |backend: &&Arc<Backend>| backend.address() == address && *backend.pool().dialer() == place.dialer;
+                let adopted = adopted.filter(same).cloned();
+                members.push(place.member(address, adopted, &**meter)?);
+            }
+        }
+        Ok(Self {
+            settings: settings.clone(),
+            signer,
+            target,
+            endpoints,
+            backends: ArcSwap::from_pointee(Backends::new(members)),
+            changing: Mutex::new(()),
+            meter: Arc::clone(meter),
+        })
+    }
+
+    /// The backends of this moment.
+    pub fn backends(&self) -> Arc<Backends> {
+        self.backends.load_full()
     }
 
     /// Whether any backend could be connected to when last tried.
     pub fn any_reachable(&self) -> bool {
-        self.backends.iter().any(|backend| backend.reachable())
+        self.backends.load().members().iter().any(|member| member.backend.reachable())
     }
 
-    /// What its pools may hold.
+    /// What the pools of its backends may hold.
     pub fn bounds(&self) -> Bounds {
         let timeouts = self.settings.timeouts;
         Bounds { keepalive: self.settings.keepalive as usize, connect: timeouts.connect, idle: timeouts.idle }
     }
 
-    /// Keeps reachability true and idle connections young, for as long as the upstream lives: every
-    /// backend is tried once at the start, so that `/health` knows, then those that failed, every second.
-    pub async fn watch(this: Weak<Upstream>, clock: Arc<dyn Clock>) {
-        let mut first = true;
-        loop {
-            let Some(upstream) = this.upgrade() else { return };
-            let timeouts = upstream.settings.timeouts;
-            let probes = upstream.backends.iter().map(|backend| async {
-                backend.pool().close_older_than(timeouts.idle, clock.now().ticks);
-                if first || !backend.reachable() {
-                    let opening = backend.pool().open(backend.address(), upstream.bounds());
-                    match tokio::time::timeout(timeouts.connect, opening).await {
-                        Ok(Ok(_)) => note_reachable(backend, true, "connected"),
-                        Ok(Err(e)) => match e.fault {
-                            Fault::Ours => log::error!("cannot probe {}: {}", backend.label(), e.why),
-                            Fault::Theirs => note_reachable(backend, false, &format!("probe failed: {}", e.why)),
-                        },
-                        Err(_) => note_reachable(backend, false, "probe timed out"),
-                    }
-                }
-            });
-            join_all(probes).await;
-            first = false;
-            drop(upstream);
-            tokio::time::sleep(PROBE_EVERY).await;
+    pub(super) fn endpoints(&self) -> &[Place] {
+        &self.endpoints
+    }
+
+    /// Takes `addresses` as all that the name of `place` stands for. Backends that stay keep what is known of
+    /// them, and their connections.
+    pub(super) fn resolved(&self, place: &Place, addresses: &[SocketAddr]) {
+        self.meter.resolution(self.follow(place, addresses));
+    }
+
+    /// Notes that the addresses of a name could not be had.
+    pub(super) fn unresolved(&self) {
+        self.meter.resolution(Resolution::Failed);
+    }
+
+    fn follow(&self, place: &Place, addresses: &[SocketAddr]) -> Resolution {
+        let _one_at_a_time = self.changing.lock();
+        let backends = self.backends();
+        let (old, others): (Vec<&Member>, Vec<&Member>) =
+            backends.members().iter().partition(|member| place.is_of(&member.backend));
+        let (room, count) = (BACKENDS_MAX.saturating_sub(others.len()), addresses.len());
+        let addresses = addresses.get(..room.min(count)).unwrap_or_default();
+        let result = if count > room { Resolution::Crowded } else { Resolution::Found };
+        if old.iter().map(|member| member.backend.address()).eq(addresses.iter().copied()) {
+            return result;
         }
+        if count > room {
+            let name = &place.label;
+            log::warn!(
+                "{name} has {count} addresses, {room} are used: an upstream has at most {BACKENDS_MAX} backends"
+            );
+        }
+        let mut members: Vec<Member> = others.into_iter().cloned().collect();
+        for address in addresses {
+            let kept = old.iter().find(|member| member.backend.address() == *address);
+            match place.member(*address, kept.map(|member| member.backend.clone()), &*self.meter) {
+                Ok(member) => members.push(member),
+                Err(why) => log::error!("{why}"),
+            }
+        }
+        let new: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        log::info!("{} is now {}", place.label, new.join(", "));
+        self.backends.store(Arc::new(Backends::new(members)));
+        for gone in old.iter().filter(|member| !addresses.contains(&member.backend.address())) {
+            self.meter.retire_backend(gone.backend.label());
+        }
+        result
     }
 }
 
-/// Notes how a connect went and logs a change.
-pub fn note_reachable(backend: &Backend, reachable: bool, why: &str) {
-    if backend.set_reachable(reachable) {
-        let state = if reachable { "reachable" } else { "unreachable" };
-        log::warn!("backend {} is {state}: {why}", backend.label());
+impl Place {
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What the backend at `address` is called.
+    fn label_of(&self, address: SocketAddr) -> String {
+        match self.endpoint.host {
+            Host::Address(_) => self.label.clone(),
+            Host::Name(_) => format!("{}/{}", self.label, address.ip()),
+        }
+    }
+
+    fn is_of(&self, backend: &Backend) -> bool {
+        backend.label() == self.label_of(backend.address())
+    }
+
+    fn member(&self, address: SocketAddr, backend: Option<Arc<Backend>>, meter: &dyn Meter) -> Result<Member, String> {
+        let label = self.label_of(address);
+        let backend = match backend {
+            Some(backend) => backend,
+            None => {
+                Backend::new(address, &self.endpoint.authority, &label, self.dialer.clone(), meter.backend(&label))?
+            }
+        };
+        Ok(Member { backend, weight: self.endpoint.weight })
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::{colour_of, complain, print};
+use crate::axon::Meter;
 use crate::clock::SystemClock;
 use crate::config::{Colour, Environment, Problem};
 use crate::local::VERSION;
@@ -75,8 +77,9 @@ fn examine(args: &Args, environment: &dyn Environment) -> Report {
     let shown = args.show.then(|| loaded.settings.show());
     let complaints = match Metrics::new(VERSION) {
         Ok(metrics) => {
-            let (metrics, clock) = (&|label: &str| metrics.backend(label), &SystemClock::shared());
-            let ingredients = Ingredients { predecessor: None, metrics, clock, seed: 0 };
+            let meter: Arc<dyn Meter> = Arc::new(metrics);
+            let clock = &SystemClock::shared();
+            let ingredients = Ingredients { predecessor: None, meter: &meter, clock, seed: 0 };
             Snapshot::build(loaded, &ingredients).err().unwrap_or_default()
         }
         Err(e) => vec![e.to_string()],

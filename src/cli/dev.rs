@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::{colour_of, complain, failed, print, runtime, sample, start_log, unix_now};
 use crate::auth::Signer;
+use crate::axon::SystemResolver;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Environment;
 use crate::gateway::{Orbit, Parts};
@@ -75,6 +76,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
             environment,
             clock: clock.clone(),
             ids: UuidV7::source(),
+            resolver: SystemResolver::shared(),
             seed: Uuid::new_v4().as_u128() as u64,
             sink,
         };

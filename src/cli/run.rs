@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{colour_of, complain, failed, runtime, start_log};
+use crate::axon::SystemResolver;
 use crate::clock::SystemClock;
 use crate::config::Environment;
 use crate::gateway::{Orbit, Parts};
@@ -45,6 +46,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         environment,
         clock: SystemClock::shared(),
         ids: UuidV7::source(),
+        resolver: SystemResolver::shared(),
         seed: Uuid::new_v4().as_u128() as u64,
         sink,
     };

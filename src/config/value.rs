@@ -363,22 +363,16 @@ impl<'a> Value<'a> {
         Some(read)
     }
 
-    /// The only entry of a block: its key as a value, and its value.
-    pub fn only_entry(&self, noun: &str) -> Option<(&'a str, Value<'a>)> {
+    /// The entries of a block whose keys are names of the operator's own, 1 to `most` of them.
+    pub fn named_entries(&self, noun: &str, most: usize) -> Option<Vec<(&'a str, Value<'a>)>> {
         let Kind::Map { entries, .. } = &self.node.kind else {
-            return self.expected(&format!("a block with one {noun}"));
+            return self.expected(&format!("a block of named {noun}s"));
         };
-        let (first, rest) = match entries.as_slice() {
-            [] => return self.fail("the block is empty", format!("name one {noun}")),
-            [first, rest @ ..] => (first, rest),
-        };
-        if let Some(second) = rest.first() {
-            let message = format!("more than one {noun} is not supported by this version");
-            let help = Some("remove all but one".to_owned());
-            self.draft(Severity::Error, Some(second.key_span), message, help);
-            return None;
+        match entries.len() {
+            0 => self.fail("the block is empty", format!("name one {noun}")),
+            count if count > most => self.fail(format!("the block has {count} {noun}s"), format!("write 1 to {most}")),
+            _ => Some(entries.iter().map(|entry| (entry.key.as_str(), self.entry(entry))).collect()),
         }
-        Some((&first.key, self.entry(first)))
     }
 
     fn entry(&self, entry: &'a Entry) -> Value<'a> {

@@ -7,7 +7,7 @@ pub mod settings;
 use std::sync::Arc;
 
 use crate::auth::{KeyEntry, KeyProblem, Keyring, Rules};
-use crate::axon::{BackendMetrics, Upstream};
+use crate::axon::{Meter, Upstreams};
 use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
@@ -30,15 +30,15 @@ pub struct Snapshot {
     pub capacity: Arc<Capacity>,
     /// Places for requests whose body has to be waited for, before anything is known of its sender.
     pub waiting: Arc<Capacity>,
-    pub upstream: Arc<Upstream>,
+    pub upstreams: Upstreams,
     book: Book,
 }
 
 /// What a snapshot needs besides the settings.
 pub struct Ingredients<'a> {
     pub predecessor: Option<&'a Snapshot>,
-    /// Metric handles of a backend by its label.
-    pub metrics: &'a dyn Fn(&str) -> BackendMetrics,
+    /// What counts backends.
+    pub meter: &'a Arc<dyn Meter>,
     /// What certificates are verified by.
     pub clock: &'a Arc<dyn Clock>,
     /// Random, so that nobody outside can predict where tables keep an address.
@@ -71,13 +71,9 @@ impl Snapshot {
             return Err(complaints);
         };
         // Last, as it announces new backends to the metrics, which a refused configuration must not.
-        let upstream = Upstream::build(
-            &settings.upstream,
-            predecessor.map(|p| &*p.upstream),
-            ingredients.clock,
-            ingredients.metrics,
-        )
-        .map_err(|line| vec![line])?;
+        let known = predecessor.map(|p| &p.upstreams);
+        let upstreams =
+            Upstreams::build(&settings, known, ingredients.clock, ingredients.meter).map_err(|line| vec![line])?;
 
         let policy_windows = policy_windows(&policies, &mut book);
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.
@@ -96,7 +92,7 @@ impl Snapshot {
             policy_windows,
             capacity: kept(|p| &p.capacity, in_flight),
             waiting: kept(|p| &p.waiting, in_flight.div_ceil(2)),
-            upstream: Arc::new(upstream),
+            upstreams,
             book: book.close(),
             settings,
         })

@@ -11,7 +11,7 @@ mod tests;
 mod tls;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +35,10 @@ pub struct Settings {
     pub auth: Auth,
     pub limits: Limits,
     pub governance: Governance,
-    pub upstream: Upstream,
+    /// 1–16, names unique, in the order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// Intents unique. With several upstreams they cover every intent that a policy is for.
+    pub routes: Vec<Route>,
     pub observability: Observability,
     pub runtime: Runtime,
     /// At least one, `access_key_id` unique, in the order of the files.
@@ -209,32 +212,70 @@ pub struct Governance {
     pub policy_sources: Vec<PathBuf>,
 }
 
-/// The Axon that requests go to.
+/// An Axon that requests go to.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pub name: String,
-    /// 1–64, no duplicates.
+    /// 1–64, no host and port twice.
     pub endpoints: Vec<Endpoint>,
+    /// How long the addresses of a name are used before it is asked for again.
+    pub resolve: Duration,
     pub request: UpstreamRequest,
     /// Largest answer that is put into the envelope, in bytes; a larger one is passed through.
     pub envelope_bytes: u64,
     /// `None`: what Axon gets is not signed.
     pub sign: Option<Sign>,
+    pub balance: Balance,
     pub timeouts: Timeouts,
-    /// Idle connections kept per endpoint; 0 keeps none.
+    /// Idle connections kept per address; 0 keeps none.
     pub keepalive: u32,
     /// `Some` if an endpoint is `https`.
     pub tls: Option<Tls>,
 }
 
-/// One address of Axon.
+/// Where Axon listens: one address, or all addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `https`: the host, as a certificate names it.
     pub secure: Option<ServerName<'static>>,
-    pub address: SocketAddr,
+    pub host: Host,
+    pub port: u16,
     /// For the `Host` header: as written, without the port if none was.
     pub authority: String,
+    /// 1–100: the share of requests of each of its addresses, relative to the others.
+    pub weight: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    Address(IpAddr),
+    /// 1–253 characters, to be resolved; lower case.
+    Name(String),
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The less loaded of two random ones.
+    LeastLoaded,
+    RoundRobin,
+    /// The same principal to the same backend, as long as it is there.
+    HashPrincipal,
+}
+
+/// Which upstream takes an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub intent: RouteIntent,
+    /// The name of one of [`Settings::upstreams`].
+    pub upstream: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteIntent {
+    Only(String),
+    /// `*`: every intent without a route of its own.
+    Others,
 }
 
 /// How a dispatch is asked of Axon.

@@ -9,7 +9,7 @@ use prometheus::{
 };
 
 use crate::auth::Issue;
-use crate::axon::{BackendMetrics, Outcome};
+use crate::axon::{BackendMetrics, Meter, Outcome, Resolution};
 use crate::error::{Code, Details, Rejection};
 use crate::observation::Observation;
 use crate::request::route::{Endpoint, Method};
@@ -35,6 +35,7 @@ pub struct Metrics {
     axon_requests: IntCounterVec,
     axon_duration: HistogramVec,
     backend_healthy: IntGaugeVec,
+    resolutions: [IntCounter; Resolution::ALL.len()],
     rate_limited: [IntCounter; LIMITS.len()],
     auth_failures: Vec<(&'static str, IntCounter)>,
     /// Requests between arrival and answer.
@@ -49,7 +50,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 17] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 18] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -62,6 +63,12 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 17] = [
     ("orbit_axon_requests_total", "counter", "Exchanges with Axon by how they ended.", &["backend", "outcome"]),
     ("orbit_axon_duration_seconds", "histogram", "Time of one exchange with Axon.", &["backend"]),
     ("orbit_backend_healthy", "gauge", "Whether a backend could be connected to when last tried.", &["backend"]),
+    (
+        "orbit_resolutions_total",
+        "counter",
+        "Questions for the addresses of an endpoint's name; `crowded` found more than are used.",
+        &["result"],
+    ),
     ("orbit_rate_limited_total", "counter", "Requests that a limit refused, or would have in shadow mode.", &["limit"]),
     ("orbit_auth_failures_total", "counter", "Requests whose signature was refused.", &["issue"]),
     ("orbit_in_flight_requests", "gauge", "Requests being served.", &[]),
@@ -90,6 +97,7 @@ impl Metrics {
         let governance_duration = histograms(&registry, "orbit_governance_duration_seconds", &fine)?;
         let axon_requests = counters(&registry, "orbit_axon_requests_total")?;
         let axon_duration = histograms(&registry, "orbit_axon_duration_seconds", &seconds)?;
+        let resolutions = counters(&registry, "orbit_resolutions_total")?;
         let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
         let reloads = counters(&registry, "orbit_config_reloads_total")?;
@@ -117,6 +125,7 @@ impl Metrics {
             axon_requests,
             axon_duration,
             backend_healthy,
+            resolutions: Resolution::ALL.map(|result| resolutions.with_label_values(&[result.label()])),
             rate_limited: LIMITS.map(|limit| rate_limited.with_label_values(&[limit])),
             auth_failures: issues.map(|issue| (issue, auth_failures.with_label_values(&[issue]))).collect(),
             in_flight: plain("orbit_in_flight_requests")?,
@@ -181,24 +190,6 @@ impl Metrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
-    /// The handles of one backend, `host:port`.
-    pub fn backend(&self, label: &str) -> BackendMetrics {
-        BackendMetrics {
-            outcomes: Outcome::ALL.map(|o| self.axon_requests.with_label_values(&[label, o.label()])),
-            duration: self.axon_duration.with_label_values(&[label]),
-            healthy: self.backend_healthy.with_label_values(&[label]),
-        }
-    }
-
-    /// Forgets the series of backends that are gone.
-    pub fn retire_backend(&self, label: &str) {
-        for outcome in Outcome::ALL {
-            let _ = self.axon_requests.remove_label_values(&[label, outcome.label()]);
-        }
-        let _ = self.axon_duration.remove_label_values(&[label]);
-        let _ = self.backend_healthy.remove_label_values(&[label]);
-    }
-
     /// Everything in the Prometheus text format; `log_dropped` is read when asked.
     pub fn text(&self, log_dropped: u64) -> String {
         self.log_dropped.set(log_dropped as f64);
@@ -216,6 +207,30 @@ impl Metrics {
         match column.and_then(|column| self.requests_cached.get(row)?.get(column)) {
             Some(cell) => cell.get_or_init(resolve).clone(),
             None => resolve(),
+        }
+    }
+}
+
+impl Meter for Metrics {
+    fn backend(&self, label: &str) -> BackendMetrics {
+        BackendMetrics {
+            outcomes: Outcome::ALL.map(|o| self.axon_requests.with_label_values(&[label, o.label()])),
+            duration: self.axon_duration.with_label_values(&[label]),
+            healthy: self.backend_healthy.with_label_values(&[label]),
+        }
+    }
+
+    fn retire_backend(&self, label: &str) {
+        for outcome in Outcome::ALL {
+            let _ = self.axon_requests.remove_label_values(&[label, outcome.label()]);
+        }
+        let _ = self.axon_duration.remove_label_values(&[label]);
+        let _ = self.backend_healthy.remove_label_values(&[label]);
+    }
+
+    fn resolution(&self, result: Resolution) {
+        if let Some(counter) = self.resolutions.get(result as usize) {
+            counter.inc();
         }
     }
 }

@@ -4,6 +4,8 @@ pub mod line;
 pub mod metrics;
 pub mod sink;
 
+use std::sync::Arc;
+
 use log::LevelFilter;
 
 use crate::observation::Observation;
@@ -17,7 +19,7 @@ const LINES_BYTES_USUAL: usize = 512;
 
 /// Everything that observations are told to.
 pub struct Telemetry {
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub sink: Sink,
 }
 

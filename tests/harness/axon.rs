@@ -46,6 +46,12 @@ impl Axon {
         Refusing { addr: socket.local_addr().expect("local address"), socket }
     }
 
+    /// Another one on the same port of another loopback address, 127.0.0.`last`, as one name stands for both.
+    pub fn beside(&self, last: u8) -> Self {
+        let socket = bound(SocketAddr::from(([127, 0, 0, last], self.addr.port())));
+        Refusing { addr: socket.local_addr().expect("local address"), socket }.start()
+    }
+
     /// Refuses connections from now on, and ends those that are open.
     pub async fn stop(mut self) -> Refusing {
         self.accepting.abort();
@@ -259,7 +265,7 @@ impl Gate {
         })
     }
 
-    async fn pass(&self) {
+    pub(super) async fn pass(&self) {
         self.0.send_modify(|state| state.arrived += 1);
         self.0.subscribe().wait_for(|state| state.open).await.expect("the gate outlives its subscriber");
     }

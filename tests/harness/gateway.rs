@@ -2,6 +2,7 @@
 //! time by hand.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use orbit::telemetry::sink::SinkGuard;
 use tokio::sync::{Mutex, mpsc};
 
 use super::client::{PATIENCE, Response, Signed, Signing, within};
+use super::dns::Dns;
 
 /// 2026-11-22T09:56:51Z, a Sunday, in the tenth hour of the day.
 pub const NOW: u64 = 1_795_341_411;
@@ -33,13 +35,15 @@ pub struct Setup {
     blocks: BTreeMap<&'static str, String>,
     files: Vec<(String, String)>,
     environment: BTreeMap<String, String>,
+    dns: Dns,
 }
 
 impl Setup {
     /// In front of these Axons, e.g. `axon.url()`; limits far above what a test sends.
     pub fn new(urls: &[String]) -> Self {
         let endpoints = urls.iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
-        let mut setup = Self { blocks: BTreeMap::new(), files: Vec::new(), environment: BTreeMap::new() };
+        let mut setup =
+            Self { blocks: BTreeMap::new(), files: Vec::new(), environment: BTreeMap::new(), dns: Dns::new() };
         setup.blocks.insert("listen", "{ address: 127.0.0.1:0 }".to_owned());
         setup.blocks.insert("drain", "{ min: 0s, max: 10s }".to_owned());
         setup.blocks.insert("auth", "{ keys: keys.yaml }".to_owned());
@@ -86,6 +90,12 @@ impl Setup {
         self
     }
 
+    /// Who knows names.
+    pub fn dns(mut self, dns: &Dns) -> Self {
+        self.dns = dns.clone();
+        self
+    }
+
     /// Starts the gateway; panics with its complaints.
     pub async fn start(self) -> Gateway {
         match self.try_start().await {
@@ -106,6 +116,7 @@ impl Setup {
             environment: Arc::new(self.environment),
             clock: clock.clone(),
             ids: UuidV7::source(),
+            resolver: Arc::new(self.dns),
             seed: 7,
             sink,
         };
@@ -210,6 +221,16 @@ impl Gateway {
             seen.push(line);
         }
         seen
+    }
+
+    /// Waits until this holds of the metrics' text.
+    #[track_caller]
+    pub fn metrics_become(&self, holds: impl Fn(&str) -> bool) -> impl Future<Output = ()> {
+        within(async move {
+            while !holds(&self.orbit.metrics_text()) {
+                tokio::task::yield_now().await;
+            }
+        })
     }
 
     /// The value of a metric sample, e.g. `metric("orbit_requests_total{endpoint=\"/dispatch\"…}")`; 0 if absent.

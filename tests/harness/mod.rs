@@ -3,6 +3,7 @@
 pub mod axon;
 pub mod check;
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod page;
 pub mod process;

@@ -10,16 +10,22 @@ use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Auth, Drain, Endpoint, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Limits, Listen, LogFormat,
-    LogLevel, Logs, Metrics, Mode, Observability, PerIpLimit, Presigned, RateSetting, Runtime, Settings, Sign,
-    SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
+    Auth, Balance, Drain, Endpoint, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Host, Limits, Listen,
+    LogFormat, LogLevel, Logs, Metrics, Mode, Observability, PerIpLimit, Presigned, RateSetting, Route, RouteIntent,
+    Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod,
+    UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
+use crate::request::dispatch::is_intent;
 use crate::snapshot::keys;
 use crate::snapshot::policies;
 
 /// Largest main file.
 const MAIN_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Most upstreams, and most routes to them.
+const UPSTREAMS_MAX: usize = 16;
+const ROUTES_MAX: usize = 1024;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,6 +38,7 @@ const MIB: u64 = 1024 * KIB;
 
 /// Names end up in log lines, metric labels and credential scopes.
 const NAME: Rule = Rule { form: "1 to 64 of `A-Z a-z 0-9 . _ -`", accepts: is_name };
+const INTENT: Rule = Rule { form: "1 to 256 bytes without control characters", accepts: is_intent };
 const PATH: Rule = Rule { form: "a path such as `/dispatch`, without query", accepts: is_request_path };
 
 /// The main file and every file that it names.
@@ -40,7 +47,11 @@ pub(super) fn everything(context: &Context<'_>, path: &Path) -> Option<Settings>
     let main = document.root(context).block("", main)?;
     let keys = main.key_files.as_ref().and_then(|files| keys::read(files));
     let policies = main.policy_files.as_ref().and_then(|sources| policies::read(sources, &main.name));
-    let (Some(auth), Some(governance), Some(upstream)) = (main.auth, main.governance, main.upstream) else {
+    if let (Some((upstreams, written)), Some(routes), Some(policies)) = (&main.upstreams, &main.routes, &policies) {
+        let intents = policies.iter().map(|(policy, _)| policy).filter(|policy| policy.service == main.name);
+        cover(upstreams, *written, routes, intents.map(|policy| policy.intent.as_str()));
+    }
+    let (Some(auth), Some(governance), Some((upstreams, _))) = (main.auth, main.governance, main.upstreams) else {
         return None;
     };
     Some(Settings {
@@ -50,7 +61,8 @@ pub(super) fn everything(context: &Context<'_>, path: &Path) -> Option<Settings>
         auth,
         limits: main.limits,
         governance,
-        upstream,
+        upstreams,
+        routes: main.routes?,
         observability: main.observability,
         runtime: main.runtime,
         keys: keys?,
@@ -68,13 +80,15 @@ pub(super) struct Main<'a> {
     limits: Limits,
     governance: Option<Governance>,
     policy_files: Option<Vec<(policies::Pattern, Value<'a>)>>,
-    upstream: Option<Upstream>,
+    /// With the value that they stand in.
+    upstreams: Option<(Vec<Upstream>, Value<'a>)>,
+    routes: Option<Vec<Route>>,
     observability: Observability,
     runtime: Runtime,
 }
 
 pub(super) fn main<'a>(b: &mut Block<'a>) -> Main<'a> {
-    b.later(&["admin", "routes", "reload"]);
+    b.later(&["admin", "reload"]);
     if let Some(version) = b.key("version", "format of the file").required("the number 1", "1")
         && version.integer(&(0..=u32::MAX)).is_some_and(|number| number != 1)
     {
@@ -87,12 +101,26 @@ pub(super) fn main<'a>(b: &mut Block<'a>) -> Main<'a> {
     let limits = b.key("limits", "how much is let in").block(limits);
     let governance =
         b.key("governance", "what callers may do").required_block("{ policies: policies/*.json }", governance);
-    let upstream = upstreams(b);
+    let (upstreams, names) = upstreams(b);
+    let routes = routes(b, &names);
     let observability = b.key("observability", "what is told about requests").block(observability);
     let runtime = b.key("runtime", "the process").block(runtime);
     let (auth, key_files) = auth.unzip();
     let (governance, policy_files) = governance.unzip();
-    Main { name, listen, drain, auth, key_files, limits, governance, policy_files, upstream, observability, runtime }
+    Main {
+        name,
+        listen,
+        drain,
+        auth,
+        key_files,
+        limits,
+        governance,
+        policy_files,
+        upstreams,
+        routes,
+        observability,
+        runtime,
+    }
 }
 
 fn listen(b: &mut Block<'_>) -> Listen {
@@ -243,26 +271,96 @@ fn governance<'a>(b: &mut Block<'a>) -> Option<(Governance, Vec<(policies::Patte
     Some((Governance { policy_sources }, patterns.into_iter().zip(value.one_or_more()).collect()))
 }
 
-fn upstreams(b: &mut Block<'_>) -> Option<Upstream> {
+/// The upstreams with the value that they stand in, and the names of all, unreadable ones included.
+fn upstreams<'a>(b: &mut Block<'a>) -> (Option<(Vec<Upstream>, Value<'a>)>, Vec<&'a str>) {
     let sample = "{ axon: { endpoints: [\"http://127.0.0.1:9000\"] } }";
-    let value =
-        b.key("upstreams", "the Axon that requests go to, under a name").required("block with one name", sample);
+    let value = b
+        .key("upstreams", "the Axons that requests go to, each under a name")
+        .required("block of 1 to 16 names", sample);
     if b.context().is_recording() {
-        return upstream(&mut Block::absent(b.context(), "upstreams.NAME"), "axon");
+        upstream(&mut Block::absent(b.context(), "upstreams.NAME"), "axon");
     }
-    let (name, value) = value?.only_entry("upstream")?;
-    if !is_name(name) {
-        return value.fail_at_key("the name of the upstream is not valid", format!("write {}", NAME.form));
+    let Some(value) = value else { return (None, Vec::new()) };
+    let Some(entries) = value.named_entries("upstream", UPSTREAMS_MAX) else { return (None, Vec::new()) };
+    let read = |(name, value): &(&str, Value<'a>)| {
+        if !is_name(name) {
+            return value.fail_at_key("the name of the upstream is not valid", format!("write {}", NAME.form));
+        }
+        value.block("", |b| upstream(b, name))?
+    };
+    let all: Vec<Option<Upstream>> = entries.iter().map(read).collect();
+    let names = entries.iter().map(|(name, _)| *name).collect();
+    (all.into_iter().collect::<Option<_>>().map(|upstreams| (upstreams, value)), names)
+}
+
+fn routes(b: &mut Block<'_>, upstreams: &[&str]) -> Option<Vec<Route>> {
+    let value = b.key("routes", "which upstream takes which intent").optional("list of 0 to 1024 blocks", "[]");
+    let Some(value) = value else {
+        if b.context().is_recording() {
+            route(&mut Block::absent(b.context(), "routes"), upstreams);
+        }
+        return Some(Vec::new());
+    };
+    if value.items()?.next().is_none() {
+        return Some(Vec::new());
     }
-    value.block("", |b| upstream(b, name))?
+    let read = |item: Value<'_>| item.block("routes", |b| route(b, upstreams)).flatten();
+    value.distinct_by(1..=ROUTES_MAX, read, |one, other| one.intent == other.intent)
+}
+
+fn route(b: &mut Block<'_>, upstreams: &[&str]) -> Option<Route> {
+    let intent = b.key("intent", "`\"*\"` is every intent without a route of its own").required_text(INTENT, "\"*\"");
+    let upstream = b.key("upstream", "who takes it").required("the name of an upstream", "axon");
+    let upstream = upstream.and_then(|value| {
+        let name = value.text()?;
+        if upstreams.contains(&name) {
+            return Some(name.to_owned());
+        }
+        value.fail(format!("no upstream is named {}", value.quoted(name)), format!("write {}", or_of(upstreams)))
+    });
+    let intent = intent.map(|intent| if intent == "*" { RouteIntent::Others } else { RouteIntent::Only(intent) });
+    Some(Route { intent: intent?, upstream: upstream? })
+}
+
+fn or_of(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{}`", crate::config::shown(name))).collect::<Vec<_>>().join(" or ")
+}
+
+/// Among several upstreams, an intent that governance may allow must have a place to go: nobody should
+/// learn from a request that a route was forgotten.
+fn cover<'p>(upstreams: &[Upstream], written: Value<'_>, routes: &[Route], intents: impl Iterator<Item = &'p str>) {
+    let covered = |intent: &str| {
+        routes.iter().any(|route| match &route.intent {
+            RouteIntent::Only(only) => only == intent,
+            RouteIntent::Others => true,
+        })
+    };
+    if upstreams.len() < 2 {
+        return;
+    }
+    let mut intents = intents.peekable();
+    let help = "add it to `routes`, or `{ intent: \"*\", upstream: NAME }` for all that have none";
+    if intents.peek().is_none() && !covered("*") {
+        written.fail_at_key::<()>("several upstreams, and no route says which of them is asked", help);
+    }
+    for intent in intents.filter(|intent| !covered(intent)) {
+        let message = format!("several upstreams, and no route for the intent {}", written.quoted(intent));
+        written.fail_at_key::<()>(message, help);
+    }
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     b.later(&["health", "eject", "retry", "http2"]);
     let endpoints = b
-        .key("endpoints", "addresses of Axon")
-        .required("`http://IP:port`, `https://IP:port`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
-        .and_then(|value| value.distinct_by(1..=64, endpoint, |one, other| one.address == other.address));
+        .key("endpoints", "where Axon listens; all addresses of a name are used; a weight is 1 to 100")
+        .required("`http(s)://HOST:port`, `{ url, weight }`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
+        .and_then(|value| {
+            let same = |one: &Endpoint, other: &Endpoint| (&one.host, one.port) == (&other.host, other.port);
+            value.distinct_by(1..=64, endpoint, same)
+        });
+    let resolve = b
+        .key("resolve", "how long the addresses of a name are used before it is asked for again")
+        .duration(10 * SECOND, MS..=HOUR);
     let request = b.key("request", "how a dispatch is asked of Axon").block(request);
     let envelope_bytes = b.key("response", "what Axon answers").block(|b| {
         b.key("envelope_bytes", "largest answer that is put into the envelope; a larger one is passed through")
@@ -273,21 +371,49 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         b.warn("requests to Axon are not signed", "write a `sign` block, or `sign: disabled` if that is meant");
     }
     let sign = sign.switch(Switch::Off, sign_block).flatten();
-    b.key("balance", "how an endpoint is chosen").word((), &[("least_loaded", ())], &["round_robin", "hash"]);
+    let balance = balance(b.key("balance", "how an endpoint is chosen"));
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
-    let keepalive = b.key("keepalive", "idle connections kept per endpoint").integer(128, 0..=65_536);
+    let keepalive = b.key("keepalive", "idle connections kept per address").integer(128, 0..=65_536);
     let secure = endpoints.iter().flatten().any(|endpoint| endpoint.secure.is_some());
     let tls = b.key("tls", "how `https` endpoints are trusted").block(|tls| tls::tls(tls, secure, b));
     if secure && tls.is_none() {
         return None;
     }
     let (name, endpoints) = (name.to_owned(), endpoints?);
-    Some(Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive, tls })
+    Some(Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls })
 }
 
-/// `http://IP[:port]`, `http://localhost[:port]` or the same with `https`, perhaps with a `/` at the end.
+fn balance(key: crate::config::Key<'_>) -> Balance {
+    let words = [("least_loaded", Balance::LeastLoaded), ("round_robin", Balance::RoundRobin)];
+    let value = key.optional("`least_loaded`, `round_robin` or `{ hash: principal }`", "least_loaded");
+    let read = value.and_then(|value| {
+        if value.is_word("hash") {
+            return value.fail("`hash` does not say of what", "write `balance: { hash: principal }`");
+        }
+        if !value.is_block() {
+            return value.word(&words, &[]);
+        }
+        let of = [("principal", Balance::HashPrincipal)];
+        value.block("", |b| b.key("hash", "").required("`principal`", "principal")?.word(&of, &[]))?
+    });
+    read.unwrap_or(Balance::LeastLoaded)
+}
+
+/// A URL, or a block of a URL and a weight.
 fn endpoint(value: Value<'_>) -> Option<Endpoint> {
-    let text = value.literal("an address such as `http://127.0.0.1:9000`")?;
+    if !value.is_block() {
+        return url(value, 1);
+    }
+    value.block("", |b| {
+        let written = b.key("url", "").required("`http://HOST:port`", "http://127.0.0.1:9000");
+        let weight = b.key("weight", "").integer(1, 1..=100);
+        url(written?, weight)
+    })?
+}
+
+/// `http://HOST[:port]` or `https://HOST[:port]`, perhaps with a `/` at the end.
+fn url(value: Value<'_>, weight: u8) -> Option<Endpoint> {
+    let text = value.literal("a URL such as `http://127.0.0.1:9000`")?;
     if text.contains('@') {
         value.hide();
         return value
@@ -297,7 +423,7 @@ fn endpoint(value: Value<'_>) -> Option<Endpoint> {
         (Some(rest), _) => (false, rest),
         (None, Some(rest)) => (true, rest),
         (None, None) => {
-            let shape = "write `http://IP:port` or `https://IP:port`, without a path";
+            let shape = "write `http://HOST:port` or `https://HOST:port`, without a path";
             return value.fail(format!("{} is not an endpoint", value.quoted(text)), shape);
         }
     };
@@ -312,21 +438,59 @@ fn endpoint(value: Value<'_>) -> Option<Endpoint> {
     let Some(port) = port else {
         return value.fail(format!("{} has no valid port", value.quoted(text)), "write a port from 1 to 65535");
     };
-    let Some(ip) = host_address(host) else {
-        let help = "host names are not resolved by this version; write an IP address or `localhost`";
-        return value.fail(format!("`{}` is not an IP address", crate::config::shown(host)), help);
+    let written = host;
+    let Some(host) = parse_host(host) else {
+        let help = "write a name, an IPv4 address, or an IPv6 address in brackets";
+        return value.fail(format!("`{}` is neither a host name nor an IP address", crate::config::shown(host)), help);
     };
-    let name = if host == "localhost" { ServerName::try_from("localhost").ok() } else { Some(ServerName::from(ip)) };
-    let secure = name.filter(|_| secure);
-    Some(Endpoint { secure, address: SocketAddr::new(ip, port), authority: authority.to_owned() })
+    let secure = match (secure, &host) {
+        (false, _) => None,
+        (true, Host::Address(_)) if is_localhost(written) => ServerName::try_from("localhost").ok(),
+        (true, Host::Address(ip)) => Some(ServerName::from(*ip)),
+        (true, Host::Name(name)) => {
+            // A certificate never names the root.
+            let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+            let Ok(name) = ServerName::try_from(name) else {
+                return value.fail("no certificate can be for this name", "write another, or use `http`");
+            };
+            Some(name)
+        }
+    };
+    Some(Endpoint { secure, host, port, authority: authority.to_owned(), weight })
 }
 
-fn host_address(host: &str) -> Option<IpAddr> {
+/// `localhost` is 127.0.0.1 without asking anyone (RFC 6761, section 6.3).
+fn parse_host(host: &str) -> Option<Host> {
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(v6) => v6.parse().ok().map(IpAddr::V6),
-        None if host == "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        None => host.parse().ok().map(IpAddr::V4),
+        Some(v6) => v6.parse().ok().map(|v6| Host::Address(IpAddr::V6(v6))),
+        None if is_localhost(host) => Some(Host::Address(Ipv4Addr::LOCALHOST.into())),
+        None => match host.parse() {
+            Ok(v4) => Some(Host::Address(IpAddr::V4(v4))),
+            Err(_) if is_host_name(host) => Some(Host::Name(host.to_ascii_lowercase())),
+            Err(_) => None,
+        },
     }
+}
+
+fn is_localhost(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+}
+
+/// A name that a resolver can be asked for (RFC 1123, section 2.1, and the underscore, which container
+/// networks use). One whose last label is a number would be a mistyped address.
+fn is_host_name(host: &str) -> bool {
+    let absolute = host.strip_suffix('.').unwrap_or(host);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let number = |label: &str| match label.strip_prefix("0x") {
+        Some(hex) => hex.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    absolute.len() <= 253 && absolute.split('.').all(label) && !absolute.rsplit('.').next().is_some_and(number)
 }
 
 fn request(b: &mut Block<'_>) -> UpstreamRequest {

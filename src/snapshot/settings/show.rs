@@ -7,16 +7,17 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{
-    Drain, Endpoint, GovernanceKey, KeySetting, Limits, Listen, LogFormat, LogLevel, Mode, Presigned, RateSetting,
-    Settings, Sign, SignSource, Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
+    Balance, Drain, Endpoint, GovernanceKey, KeySetting, Limits, Listen, LogFormat, LogLevel, Mode, Presigned,
+    RateSetting, Route, RouteIntent, Settings, Sign, SignSource, Timeouts, Tls, UnsignedPayload, Upstream,
+    UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
 
 /// See [`Settings::show`].
 pub(super) fn yaml(settings: &Settings) -> String {
-    let Settings { name, listen, drain, auth, limits, governance, upstream, observability, runtime, keys, policies } =
-        settings;
+    let Settings { name, listen, drain, auth, limits, governance, .. } = settings;
+    let Settings { upstreams, routes, observability, runtime, keys, policies, .. } = settings;
     let mut out = Lines::default();
     out.line(0, "version: 1");
     out.line(0, &format!("name: {}", quoted(name)));
@@ -47,7 +48,9 @@ pub(super) fn yaml(settings: &Settings) -> String {
         let subject = format!("{}:{}", policy.service, policy.intent);
         out.line(1, &format!("# {}{state} ({})", quoted(&subject), quoted(&origin.to_string())));
     }
-    write_upstream(&mut out, upstream);
+    out.line(0, "upstreams:");
+    upstreams.iter().for_each(|upstream| write_upstream(&mut out, upstream));
+    write_routes(&mut out, routes);
     let logs = observability.logs;
     let format = match logs.format {
         LogFormat::Text => "text",
@@ -133,14 +136,18 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 }
 
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
-    let Upstream { name, endpoints, request, envelope_bytes, sign, timeouts, keepalive, tls } = upstream;
-    out.line(0, "upstreams:");
+    let Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls } =
+        upstream;
     out.line(1, &format!("{}:", quoted(name)));
     let url = |endpoint: &Endpoint| {
         let scheme = if endpoint.secure.is_some() { "https" } else { "http" };
-        format!("\"{scheme}://{}\"", endpoint.authority)
+        match endpoint.weight {
+            1 => format!("\"{scheme}://{}\"", endpoint.authority),
+            weight => format!("{{ url: \"{scheme}://{}\", weight: {weight} }}", endpoint.authority),
+        }
     };
     out.line(2, &format!("endpoints: {}", list(endpoints, url)));
+    out.line(2, &format!("resolve: {}", duration_text(*resolve)));
     let request = match request.method {
         UpstreamMethod::Post => format!("method: POST, path: {}", quoted(&request.path)),
         UpstreamMethod::Get => format!("method: GET, path: {}, body: none", quoted(&request.path)),
@@ -158,7 +165,12 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
             out.line(2, &format!("sign: {{ service: {service}, region: {region}, credentials: {credentials} }}"));
         }
     }
-    out.line(2, "balance: least_loaded");
+    let balance = match balance {
+        Balance::LeastLoaded => "least_loaded",
+        Balance::RoundRobin => "round_robin",
+        Balance::HashPrincipal => "{ hash: principal }",
+    };
+    out.line(2, &format!("balance: {balance}"));
     let Timeouts { connect, first_byte, idle, total } = timeouts;
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));
@@ -174,6 +186,20 @@ fn write_tls(out: &mut Lines, tls: Option<&Tls>) {
     let cert = or_null(client.map(|client| quoted_path(&client.cert)));
     let key = or_null(client.map(|client| quoted_path(&client.key)));
     out.line(2, &format!("tls: {{ ca: {ca}, server_name: {name}, client_cert: {cert}, client_key: {key} }}"));
+}
+
+fn write_routes(out: &mut Lines, routes: &[Route]) {
+    if routes.is_empty() {
+        return out.line(0, "routes: []");
+    }
+    out.line(0, "routes:");
+    for Route { intent, upstream } in routes {
+        let intent = match intent {
+            RouteIntent::Only(intent) => quoted(intent),
+            RouteIntent::Others => quoted("*"),
+        };
+        out.line(1, &format!("- {{ intent: {intent}, upstream: {} }}", quoted(upstream)));
+    }
 }
 
 #[derive(Default)]

@@ -6,7 +6,8 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::{
-    Loaded, LogFormat, LogLevel, Mode, Presigned, RateSetting, Settings, SignSource, UpstreamMethod, reference,
+    Balance, Host, Loaded, LogFormat, LogLevel, Mode, Presigned, RateSetting, Route, RouteIntent, Settings, SignSource,
+    UpstreamMethod, reference,
 };
 use crate::config::{Colour, Problems};
 use crate::governance::model::{Operator, RateLimits};
@@ -115,8 +116,9 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
     assert_eq!((per_ip.rate, per_ip.ipv6_prefix, per_ip.mode), (minute(100), 64, Mode::Enforce));
     assert_eq!(settings.limits.global.unwrap().rate, minute(1000));
     assert_eq!(settings.limits.governance.unwrap().rate, minute(100));
-    let upstream = settings.upstream;
-    assert_eq!(upstream.name, "axon");
+    let [upstream] = settings.upstreams.try_into().unwrap();
+    assert_eq!((upstream.name.as_str(), settings.routes), ("axon", vec![]));
+    assert_eq!((upstream.balance, upstream.resolve), (Balance::LeastLoaded, seconds(10)));
     assert_eq!((upstream.request.method, upstream.request.path.as_str()), (UpstreamMethod::Post, "/dispatch"));
     assert!(upstream.sign.is_none());
     assert_eq!((upstream.envelope_bytes, upstream.keepalive), (1 << 20, 128));
@@ -198,9 +200,9 @@ fn the_reference_lists_what_the_full_sample_says() {
     let mut written: BTreeSet<String> =
         full_paths().into_iter().map(|(_, path)| path.replace("upstreams.axon", "upstreams.NAME")).collect();
     written.remove("upstreams.NAME");
-    let in_sign = |path: &&String| path.starts_with("upstreams.NAME.sign.");
-    let missing: Vec<&String> =
-        asked.difference(&written).filter(|path| !in_sign(path) && !no_default.contains(&path.as_str())).collect();
+    let off_by_default = |path: &&String| ["upstreams.NAME.sign.", "routes."].iter().any(|off| path.starts_with(off));
+    let missing = asked.difference(&written).filter(|path| !no_default.contains(&path.as_str()));
+    let missing: Vec<&String> = missing.filter(|path| !off_by_default(path)).collect();
     assert!(missing.is_empty(), "not in the sample: {missing:?}");
     assert!(written.is_subset(&asked), "unknown to the reader: {:?}", written.difference(&asked));
     for row in &read {
@@ -214,10 +216,18 @@ fn the_reference_lists_what_the_full_sample_says() {
     }
 }
 
+/// Its tables stand between two headings of the page.
 #[test]
-fn the_documentation_has_the_reference() {
-    let page = include_str!("../../../docs/configuration.md");
-    assert!(page.contains(&reference()), "docs/configuration.md has to contain:\n{}", reference());
+fn the_page_of_configuration_has_the_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("### The main file\n").unwrap();
+    let (_, after) = rest.split_once("### The signing file").unwrap();
+    let want = format!("{before}{}### The signing file{after}", reference());
+    if std::env::var_os("ORBIT_BLESS").is_some() {
+        std::fs::write(&path, &want).unwrap();
+    }
+    assert!(page == want, "docs/configuration.md is out of date: ORBIT_BLESS=1 cargo test the_page_of");
 }
 
 #[test]
@@ -317,8 +327,11 @@ fn broken_upstreams() {
         ("request: { path: /%zz }", vec!["9:22 `/%zz` is not valid here"]),
         ("timeouts: { connect: 2s, total: 1s }", vec!["9:15 `total` is shorter than `connect`"]),
         ("timeouts: { connect: 500, total: 1ms }", vec!["9:26 duration `500` has no unit"]),
-        ("balance: hash", vec!["9:14 `hash` is not supported by this version"]),
-        ("balance: { hash: principal }", vec!["9:16 `hash` is not supported by this version"]),
+        ("balance: hash", vec!["9:14 `hash` does not say of what"]),
+        ("balance: { hash: }", vec!["9:16 `hash` is blank"]),
+        ("balance: { hash: address }", vec!["9:22 `address` is not `principal`"]),
+        ("balance: least_lodaed", vec!["9:14 `least_lodaed` is not `least_loaded` or `round_robin`"]),
+        ("resolve: 0s", vec!["9:14 `0s` is out of range"]),
         ("sign: { credentials: { keys: nowhere.yaml } }", vec!["9:34 cannot read"]),
         ("sign: yes", vec!["9:11 expected a block or `disabled`, found `yes`"]),
         ("sign:", vec!["9:5 `sign` is blank"]),
@@ -329,20 +342,86 @@ fn broken_upstreams() {
     for (endpoint, expected) in [
         ("HTTPS://127.0.0.1", "is not an endpoint"),
         ("https://127.0.0.1:0", "has no valid port"),
-        ("http://axon:80", "`axon` is not an IP address"),
+        ("http://axon_1.internal.:80000", "has no valid port"),
+        ("http://-axon", "`-axon` is neither a host name nor an IP address"),
+        ("http://a..b", "is neither a host name nor an IP address"),
+        ("http://127.0.1", "`127.0.1` is neither a host name nor an IP address"),
+        ("http://10.0.0.0x1", "is neither a host name nor an IP address"),
+        ("http://ax on", "is neither a host name nor an IP address"),
         ("http://127.0.0.1:0", "has no valid port"),
         ("http://127.0.0.1:http", "has no valid port"),
         ("http://127.0.0.1/x", "has no path"),
         ("127.0.0.1:80", "is not an endpoint"),
-        ("http://::1", "`:` is not an IP address"),
-        ("http://[::1", "is not an IP address"),
+        ("http://::1", "`:` is neither a host name nor an IP address"),
+        ("http://[::1", "is neither a host name nor an IP address"),
     ] {
         let main = SMALLEST.replace("http://127.0.0.1:9000", endpoint);
         folder.check(&main, &[&format!("7:23 {expected}")]);
     }
     let two = "[\"http://localhost:1\", \"http://127.0.0.1:1/\"]";
     folder.check(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", two), &["7:45 listed twice"]);
-    folder.check(&with("  b: { endpoints: x }"), &["8:3 more than one upstream is not supported by this version"]);
+    for (endpoints, expected) in [
+        ("[\"http://Axon\", \"http://axon:80\"]", "7:38 listed twice"),
+        ("[{ url: \"http://axon\", weight: 0 }]", "7:53 `0` is out of range"),
+        ("[{ url: \"http://axon\", weight: 101 }]", "7:53 `101` is out of range"),
+        ("{ weight: 1 }", "7:22 `url` is missing"),
+        ("[{ url: axon }]", "7:30 `axon` is not an endpoint"),
+        ("[{ uri: \"http://axon\" }]", "7:23 `url` is missing"),
+    ] {
+        let problems = folder.problems(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", endpoints));
+        assert!(problems[0].starts_with(&format!("orbit.yaml:{expected}")), "{endpoints}: {problems:?}");
+    }
+}
+
+#[test]
+fn endpoints_and_their_weights() {
+    let folder = Folder::new();
+    let endpoints = "[\"http://LOCALHOST:1\", { url: \"http://Axon_1.internal.:2/\", weight: 7 }, \"http://[::1]\"]";
+    let settings = folder.settings(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", endpoints));
+    let read = &settings.upstreams[0].endpoints;
+    assert_eq!(read[0].host, Host::Address([127, 0, 0, 1].into()));
+    assert_eq!((read[0].authority.as_str(), read[0].weight), ("LOCALHOST:1", 1));
+    assert_eq!(read[1].host, Host::Name("axon_1.internal.".to_owned()));
+    assert_eq!((read[1].authority.as_str(), read[1].port, read[1].weight), ("Axon_1.internal.:2", 2, 7));
+    assert_eq!((&read[2].host, read[2].port), (&Host::Address("::1".parse().unwrap()), 80));
+    assert_eq!(&folder.settings(&settings.show()).upstreams[0].endpoints, read);
+}
+
+#[test]
+fn several_upstreams_need_a_route_for_every_intent_that_may_be_allowed() {
+    let folder = Folder::new();
+    let more = |routes: &str| with(&format!("  b: {{ endpoints: \"http://b\", sign: disabled }}\n{routes}"));
+    let none = "6:1 several upstreams, and no route for the intent `call_reasoning`";
+    folder.check(&more(""), &[none]);
+    folder.check(&more("routes: [{ intent: other, upstream: b }]"), &[none]);
+    let settings = folder.settings(&more("routes: [{ intent: call_reasoning, upstream: b }]"));
+    let only = Route { intent: RouteIntent::Only("call_reasoning".to_owned()), upstream: "b".to_owned() };
+    assert_eq!(settings.routes, std::slice::from_ref(&only));
+    let settings = folder
+        .settings(&more("routes:\n  - { intent: call_reasoning, upstream: b }\n  - { intent: \"*\", upstream: axon }"));
+    assert_eq!(settings.routes, [only, Route { intent: RouteIntent::Others, upstream: "axon".to_owned() }]);
+    let again = folder.settings(&settings.show());
+    assert_eq!((again.show(), again.routes), (settings.show(), settings.routes));
+    // Nothing could be allowed; but whoever adds a policy must not forget the route.
+    let none = more("").replace("version: 1", "version: 1\nname: other");
+    folder.check(&none, &["7:1 several upstreams, and no route says which of them is asked"]);
+    assert_eq!(folder.settings(&with("routes: []")).routes, []);
+}
+
+#[test]
+fn broken_routes() {
+    let folder = Folder::new();
+    for (block, expected) in [
+        ("routes: [{ intent: a, upstream: axno }]", "8:33 no upstream is named `axno`"),
+        ("routes: [{ intent: a }]", "8:10 `upstream` is missing"),
+        ("routes: [{ upstream: axon }]", "8:10 `intent` is missing"),
+        ("routes: [{ intent: \"\", upstream: axon }]", "8:20 `` is not valid here"),
+        ("routes: [{ intent: a, upstream: axon }, { intent: a, upstream: axon }]", "8:41 listed twice"),
+        ("routes: { intent: a, upstream: axon }", "8:9 expected a list"),
+        ("routes: [{ intent: a, upstream: axon, weight: 1 }]", "8:39 unknown key `weight`"),
+    ] {
+        folder.check(&with(block), &[expected]);
+    }
 }
 
 /// A certificate authority, one that it signed, the key of that, and the key of another.
@@ -380,7 +459,7 @@ fn certificates_are_read_with_the_configuration() {
         "tls: { ca: tls/ca.pem, server_name: axon.test, client_cert: cert.pem, client_key: key.pem }",
     );
     let loaded = folder.load(&main).unwrap_or_else(|problems| panic!("{problems}"));
-    let tls = loaded.settings.upstream.tls.clone().unwrap();
+    let tls = loaded.settings.upstreams[0].tls.clone().unwrap();
     assert_eq!(tls.roots.len(), 2);
     assert_eq!(tls.server_name.unwrap().to_str(), "axon.test");
     assert_eq!(tls.client.unwrap().key, key);
@@ -392,7 +471,7 @@ fn certificates_are_read_with_the_configuration() {
     assert_eq!(folder.settings(&loaded.settings.show()).show(), loaded.settings.show());
 
     // Each file's content counts: what comes next may be told from what was.
-    let fingerprint = |folder: &Folder| folder.settings(&main).upstream.tls.unwrap().fingerprint;
+    let fingerprint = |folder: &Folder| folder.settings(&main).upstreams[0].tls.clone().unwrap().fingerprint;
     let before = (folder.load(&main).unwrap().sha256, fingerprint(&folder));
     folder.write("tls/ca.pem", &made.ca);
     let after = (folder.load(&main).unwrap().sha256, fingerprint(&folder));
@@ -447,7 +526,7 @@ fn broken_certificates_are_told_where_they_are_named() {
     }
     let unused = with_upstream("tls: { ca: ca.pem }");
     folder.check(&unused, &["9:12 no endpoint is `https`, so this has no effect"]);
-    assert!(folder.settings(&with_upstream("tls: { ca: null }")).upstream.tls.is_none());
+    assert!(folder.settings(&with_upstream("tls: { ca: null }")).upstreams[0].tls.is_none());
 }
 
 #[test]
@@ -458,7 +537,7 @@ fn the_systems_certificates_are_those_of_the_environment_or_of_the_system() {
     let mut environment = environment();
     environment.insert("SSL_CERT_FILE".to_owned(), path.display().to_string());
     let loaded = Settings::load(&main, &environment).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(loaded.settings.upstream.tls.unwrap().roots.len(), 1);
+    assert_eq!(loaded.settings.upstreams[0].tls.clone().unwrap().roots.len(), 1);
     assert!(loaded.files.contains(&path), "{:?}", loaded.files);
 
     folder.write("system.pem", "");
@@ -471,7 +550,6 @@ fn keys_of_later_versions_are_refused_by_name() {
     let folder = Folder::new();
     for block in [
         "admin: { address: 127.0.0.1:9901 }",
-        "routes: []",
         "reload: { watch: true }",
         "listen: { tls: { cert: a } }",
         "listen: { http2: true }",
@@ -685,7 +763,7 @@ fn loaded_secrets_are_not_shown() {
 #[test]
 fn signing_credentials() {
     let folder = Folder::new();
-    let sign = folder.settings(&with_upstream("sign: { region: eu-west-1 }")).upstream.sign.unwrap();
+    let sign = folder.settings(&with_upstream("sign: { region: eu-west-1 }")).upstreams[0].sign.clone().unwrap();
     assert_eq!(
         (sign.service.as_str(), sign.region.as_str(), &sign.source),
         ("execute-api", "eu-west-1", &SignSource::Default)
@@ -693,7 +771,10 @@ fn signing_credentials() {
     assert_eq!(sign.credentials.access_key_id, "AKIDAXON");
     assert_eq!(sign.credentials.secret_access_key.expose_secret(), "hunter2");
     let path = folder.write("sign.yaml", "access_key_id: S\nsecret_access_key: s\nsession_token: t\n");
-    let sign = folder.settings(&with_upstream("sign: { credentials: { keys: sign.yaml } }")).upstream.sign.unwrap();
+    let sign = folder.settings(&with_upstream("sign: { credentials: { keys: sign.yaml } }")).upstreams[0]
+        .sign
+        .clone()
+        .unwrap();
     assert_eq!((sign.source, sign.credentials.access_key_id.as_str()), (SignSource::File(path), "S"));
     folder.write("sign.yaml", "- access_key_id: S\n");
     folder.check(
@@ -830,7 +911,7 @@ fn what_is_shown_reads_back_the_same() {
         governance: { policies: [policies/*.json, more/x.yaml] }\n\
         upstreams: { my-axon: { endpoints: ['http://localhost', 'http://[::1]:9000/'], keepalive: 0,\n  \
         request: { method: GET, path: /reason, body: none }, sign: { credentials: { keys: sign.yaml } },\n  \
-        timeouts: { connect: 250ms, total: 2h } } }\n\
+        timeouts: { connect: 250ms, total: 2h }, balance: { hash: principal }, resolve: 1500ms } }\n\
         observability: { logs: { format: json, level: off, requests: false }, metrics: { on_main: false } }\n\
         runtime: { threads: 4 }\n";
     folder.write("more/x.yaml", "- { service: my.orbit, intent: \"a\\n\\u2028b\", enabled: false }\n");
@@ -842,14 +923,12 @@ fn what_is_shown_reads_back_the_same() {
     assert_eq!(again.listen, settings.listen);
     assert_eq!(again.auth, settings.auth);
     assert_eq!((again.drain, again.limits, again.governance), (settings.drain, settings.limits, settings.governance));
-    assert_eq!(again.upstream.endpoints, settings.upstream.endpoints);
-    assert_eq!(
-        (again.upstream.request, again.upstream.timeouts),
-        (settings.upstream.request, settings.upstream.timeouts)
-    );
+    let (old, new) = (&settings.upstreams[0], &again.upstreams[0]);
+    assert_eq!(new.endpoints, old.endpoints);
+    assert_eq!((&new.request, new.timeouts, new.balance), (&old.request, old.timeouts, Balance::HashPrincipal));
+    assert_eq!(new.resolve, Duration::from_millis(1500));
     assert_eq!((again.observability, again.runtime), (settings.observability, settings.runtime));
-    assert_eq!(again.upstream.endpoints[0].authority, "localhost");
-    assert_eq!(again.upstream.endpoints[1].address, "[::1]:9000".parse().unwrap());
+    assert_eq!((new.endpoints[0].authority.as_str(), new.endpoints[1].port), ("localhost", 9000));
     assert_eq!(settings.policies.len(), 2);
 }
 

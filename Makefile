@@ -50,7 +50,7 @@ $(NODE_CLIENTS)/installed: tests/clients/node/package.json tests/clients/node/pa
 
 # Debian's Go packages are sources below one GOPATH; there are no modules to fetch.
 $(GO_CLIENTS)/%: tests/clients/go/%/main.go tests/clients/go/driver/driver.go | client-tools
-	GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE=$(abspath $(GO_CLIENTS)/cache) go build -o $@ ./$(<D)
+	CGO_ENABLED=0 GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE=$(abspath $(GO_CLIENTS)/cache) go build -o $@ ./$(<D)
 $(GO_CLIENTS)/example: docs/clients/go/orbit.go
 
 # zlib-ng, which Pingora compresses with, is built by cmake.

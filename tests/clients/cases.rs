@@ -20,6 +20,8 @@ pub struct Case {
     pub header: Option<(&'static str, &'static str)>,
     pub body: String,
     pub credentials: Credentials,
+    /// How long the signature shall hold, if it goes into the query; 0 if it goes into a header.
+    pub expires_seconds: u64,
     pub expected: Expected,
 }
 
@@ -58,11 +60,23 @@ impl Credentials {
 impl Case {
     fn new(name: &'static str) -> Self {
         let body = BODY.to_owned();
-        Self { name, query: "", header: None, body, credentials: Credentials::Lasting, expected: Expected::Dispatched }
+        Self {
+            name,
+            query: "",
+            header: None,
+            body,
+            credentials: Credentials::Lasting,
+            expires_seconds: 0,
+            expected: Expected::Dispatched,
+        }
     }
 
     fn query(name: &'static str, query: &'static str) -> Self {
         Self { query, ..Self::new(name) }
+    }
+
+    fn presigned(name: &'static str) -> Self {
+        Self { expires_seconds: 60, ..Self::new(name) }
     }
 
     /// The request's target.
@@ -97,24 +111,27 @@ impl Case {
             "session_token": signing.token,
             "region": signing.region,
             "service": signing.service,
-            "expires_seconds": 0,
+            "expires_seconds": self.expires_seconds,
         })
     }
 }
 
-/// Every case, the same for each client.
+/// Every case, the same for each client; the presigned ones for those that can presign.
 pub fn all() -> Vec<Case> {
     let large = format!(r#"{{"intent":"call_reasoning","context":{{"filler":"{}"}}}}"#, "x".repeat(100 << 10));
     let unicode = r#"{"intent":"call_reasoning","context":{"user_id":"Zoë 日本 🛰"}}"#.to_owned();
     let note = |value| Some(("X-Amz-Meta-Note", value));
+    let empty = |case| Case { body: String::new(), expected: Expected::Read, ..case };
+    let with = |credentials, case| Case { credentials, ..case };
+    let refused = |issue, case| Case { expected: Expected::Refused(issue), ..case };
     vec![
         Case::new("JSON body"),
-        Case { body: String::new(), expected: Expected::Read, ..Case::new("empty body") },
-        Case { body: unicode, ..Case::new("unicode body") },
-        Case { body: large, ..Case::new("body of 100 KiB") },
+        empty(Case::new("empty body")),
+        Case { body: unicode.clone(), ..Case::new("unicode body") },
+        Case { body: large.clone(), ..Case::new("body of 100 KiB") },
         Case { header: note("a   b  c"), ..Case::new("header with inner spaces") },
         Case { header: note(r#"a   b  "c   d" e"#), ..Case::new("header with quoted spaces") },
-        Case { credentials: Credentials::WithToken, ..Case::new("session token") },
+        with(Credentials::WithToken, Case::new("session token")),
         Case::query("query, sorted", "a=1&b=2&c=3"),
         Case::query("query, not sorted", "b=2&c=3&a=1"),
         Case::query("query, names that begin alike", "a=x&a-b=x&a1=x&aa=x"),
@@ -130,15 +147,16 @@ pub fn all() -> Vec<Case> {
         Case::query("query, bare equals sign", "a=b=c"),
         Case::query("query, unicode", "a=%C3%A9&b=%E6%97%A5"),
         Case::query("query, escapes in lower case", "a=%c3%a9"),
-        Case {
-            credentials: Credentials::WrongSecret,
-            expected: Expected::Refused("mismatch"),
-            ..Case::new("wrong secret")
-        },
-        Case {
-            credentials: Credentials::WrongToken,
-            expected: Expected::Refused("token_mismatch"),
-            ..Case::new("wrong session token")
-        },
+        refused("mismatch", with(Credentials::WrongSecret, Case::new("wrong secret"))),
+        refused("token_mismatch", with(Credentials::WrongToken, Case::new("wrong session token"))),
+        Case::presigned("presigned, JSON body"),
+        empty(Case::presigned("presigned, empty body")),
+        Case { body: unicode, ..Case::presigned("presigned, unicode body") },
+        Case { body: large, ..Case::presigned("presigned, body of 100 KiB") },
+        with(Credentials::WithToken, Case::presigned("presigned, session token")),
+        with(Credentials::WithToken, empty(Case::presigned("presigned, session token, empty body"))),
+        Case { query: "b=2&c=3&a=x%20y", ..empty(Case::presigned("presigned, query, not sorted")) },
+        refused("mismatch", with(Credentials::WrongSecret, empty(Case::presigned("presigned, wrong secret")))),
+        refused("token_mismatch", with(Credentials::WrongToken, empty(Case::presigned("presigned, wrong token")))),
     ]
 }

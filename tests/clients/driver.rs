@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -125,6 +126,9 @@ async fn by_rust(case: &Case, tap: &Tap, id: &str) -> (u16, String) {
     let mut request = Signed::new("POST", tap.addr, &case.target(), &case.body);
     for (name, value) in case.headers(id) {
         request = request.header(name, &value);
+    }
+    if case.expires_seconds > 0 {
+        request = request.presigned(Duration::from_secs(case.expires_seconds));
     }
     let answer = request.send(tap.addr, &case.credentials.signing(), real_now()).await;
     (answer.status, answer.text().to_owned())

@@ -14,21 +14,24 @@ fn the_page_of_client_faults_is_what_the_tests_say() {
          The test suite has each of these clients sign every case below and send it to the running gateway. All is \
          accepted but what is listed as refused, and a listed fault that no longer shows fails the suite. Whether a \
          client departs from the specification is judged by AWS's own signer for Rust, which signs again what the \
-         client sent.\n\n\
-         | client | version | from | faults |\n|---|---|---|---|\n",
+         client sent (presigned requests aside).\n\n\
+         | client | version | from | presigns | faults |\n|---|---|---|---|---|\n",
     );
     for client in &CLIENTS {
         let faults = match faults(client).count() {
             0 => "none".to_owned(),
             n => format!("[{n}](#{})", anchor(client.name)),
         };
-        page += &format!("| {} | {} | {} | {faults} |\n", client.name, client.version, source(client));
+        let presigns = if client.presigns { "yes" } else { "no" };
+        let source = source(client);
+        page += &format!("| {} | {} | {source} | {presigns} | {faults} |\n", client.name, client.version);
     }
     page += "\nThe cases: ";
     page += &cases::all().iter().map(|case| case.name).collect::<Vec<_>>().join("; ");
     page += ".\n\nA dispatch needs no query. One of sorted `name=value` pairs of unreserved characters, and headers without \
              runs of spaces, pass from every client.\n\nboto3 is a client that it makes of a service model with the \
-             signing name `execute-api`; aws-sdk is the JavaScript SDK v2 with `AWS.Signers.V4`; curl is `--aws-sigv4`.\n";
+             signing name `execute-api`; aws-sdk is the JavaScript SDK v2 with `AWS.Signers.V4`; curl is `--aws-sigv4`. \
+             Only clients that sign in the query are asked for the presigned cases.\n";
     for client in CLIENTS.iter().filter(|client| faults(client).next().is_some()) {
         page += &format!("\n## {}\n\n| case | Orbit | reason |\n|---|---|---|\n", client.name);
         for fault in faults(client) {
@@ -36,6 +39,7 @@ fn the_page_of_client_faults_is_what_the_tests_say() {
                 Departure::Refused(issue) => format!("refuses, `{issue}`"),
                 Departure::Tolerated => "accepts all the same".to_owned(),
                 Departure::Altered => "accepts what was sent, which is something else".to_owned(),
+                Departure::Impossible => "cannot be sent".to_owned(),
             };
             page += &format!("| {} | {orbit} | {} |\n", fault.cases.join("; "), fault.reason);
         }

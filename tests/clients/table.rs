@@ -11,6 +11,8 @@ pub struct Client {
     pub version: &'static str,
     pub source: Source,
     pub program: Program,
+    /// Whether it can sign in the query.
+    pub presigns: bool,
 }
 
 /// Where a client comes from.
@@ -36,20 +38,22 @@ pub enum Program {
 
 /// Every client.
 pub const CLIENTS: [Client; 14] = [
-    Client::new("botocore", "botocore", "1.44.8", Source::PyPi, Program::Python),
-    Client::new("botocore and requests", "botocore", "1.44.8", Source::PyPi, Program::Python),
-    Client::new("boto3", "boto3", "1.44.8", Source::PyPi, Program::Python),
+    Client::new("botocore", "botocore", "1.44.8", Source::PyPi, Program::Python).presigning(),
+    Client::new("botocore and requests", "botocore", "1.44.8", Source::PyPi, Program::Python).presigning(),
+    Client::new("boto3", "boto3", "1.44.8", Source::PyPi, Program::Python).presigning(),
     Client::new("requests-aws4auth", "requests-aws4auth", "1.4.0", Source::PyPi, Program::Python),
     Client::new("aws-requests-auth", "aws-requests-auth", "0.4.3", Source::PyPi, Program::Python),
     Client::new("awscurl", "awscurl", "0.44", Source::PyPi, Program::Python),
     Client::new("aws-sdk", "aws-sdk", "2.1693.0", Source::Npm, Program::Node),
-    Client::new("@smithy/signature-v4", "@smithy/signature-v4", "5.7.5", Source::Npm, Program::Node),
-    Client::new("aws4", "aws4", "1.13.2", Source::Npm, Program::Node),
-    Client::new("aws4fetch", "aws4fetch", "1.0.20", Source::Npm, Program::Node),
-    Client::new("aws-sdk-go", "golang-github-aws-aws-sdk-go-dev", "1.44.133", Source::Debian, Program::Go("v1")),
-    Client::new("aws-sdk-go-v2", "golang-github-aws-aws-sdk-go-v2-dev", "1.17.1", Source::Debian, Program::Go("v2")),
+    Client::new("@smithy/signature-v4", "@smithy/signature-v4", "5.7.5", Source::Npm, Program::Node).presigning(),
+    Client::new("aws4", "aws4", "1.13.2", Source::Npm, Program::Node).presigning(),
+    Client::new("aws4fetch", "aws4fetch", "1.0.20", Source::Npm, Program::Node).presigning(),
+    Client::new("aws-sdk-go", "golang-github-aws-aws-sdk-go-dev", "1.44.133", Source::Debian, Program::Go("v1"))
+        .presigning(),
+    Client::new("aws-sdk-go-v2", "golang-github-aws-aws-sdk-go-v2-dev", "1.17.1", Source::Debian, Program::Go("v2"))
+        .presigning(),
     Client::new("curl", "curl", "7.88.1", Source::Debian, Program::Curl),
-    Client::new("aws-sigv4", "aws-sigv4", "1.6.4", Source::CratesIo, Program::Rust),
+    Client::new("aws-sigv4", "aws-sigv4", "1.6.4", Source::CratesIo, Program::Rust).presigning(),
 ];
 
 impl Client {
@@ -60,7 +64,11 @@ impl Client {
         source: Source,
         program: Program,
     ) -> Self {
-        Self { name, package, version, source, program }
+        Self { name, package, version, source, program, presigns: false }
+    }
+
+    const fn presigning(self) -> Self {
+        Self { presigns: true, ..self }
     }
 }
 
@@ -73,6 +81,8 @@ pub enum Departure {
     Tolerated,
     /// It sends, well signed, another query than it was given.
     Altered,
+    /// It cannot be told to send this.
+    Impossible,
 }
 
 /// A client, the cases in which it departs, how, and why.
@@ -86,10 +96,12 @@ pub struct Fault {
 
 const BARE: &[&str] = &["query, bare plus", "query, bare reserved", "query, bare equals sign"];
 const LOWER: &[&str] = &["query, escapes in lower case"];
+const PRESIGNED_BODY: &[&str] =
+    &["presigned, JSON body", "presigned, unicode body", "presigned, body of 100 KiB", "presigned, session token"];
 const MISMATCH: Departure = Departure::Refused("mismatch");
 
 /// Every fault.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 19] = [
     Fault {
         client: "botocore",
         cases: BARE,
@@ -103,6 +115,12 @@ pub const FAULTS: [Fault; 16] = [
         reason: "Its HTTP layer, urllib3, writes escapes in upper case after they were signed in lower case.",
     },
     Fault {
+        client: "botocore",
+        cases: PRESIGNED_BODY,
+        departure: Departure::Impossible,
+        reason: "Its presigner moves the members of a body into the query.",
+    },
+    Fault {
         client: "botocore and requests",
         cases: BARE,
         departure: Departure::Tolerated,
@@ -113,6 +131,18 @@ pub const FAULTS: [Fault; 16] = [
         cases: LOWER,
         departure: MISMATCH,
         reason: "`requests` writes escapes in upper case after botocore signed them in lower case.",
+    },
+    Fault {
+        client: "botocore and requests",
+        cases: PRESIGNED_BODY,
+        departure: Departure::Impossible,
+        reason: "botocore's presigner moves the members of a body into the query.",
+    },
+    Fault {
+        client: "boto3",
+        cases: PRESIGNED_BODY,
+        departure: Departure::Impossible,
+        reason: "botocore's presigner moves the members of a body into the query.",
     },
     Fault {
         client: "requests-aws4auth",

@@ -21,7 +21,7 @@ class OrbitError extends Error {
     const answer = isObject(data) ? data : {};
     const reason = answer.reason ?? answer.error ?? statusText;
     const correlationId = headers["x-correlation-id"];
-    super(`${status} ${answer.code}: ${reason} [${correlationId}]`);
+    super(`${status} ${answer.code ?? "no code"}: ${reason} [${correlationId ?? "no correlation id"}]`);
     this.name = new.target.name;
     this.status = status;
     this.code = answer.code;

@@ -11,6 +11,7 @@
 mod clients;
 mod commands;
 mod dispatch;
+mod failure_matrix;
 mod forwarding;
 mod front_door;
 mod governance;

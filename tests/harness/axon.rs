@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use aws_sigv4::http_request::{SignableBody, SigningSettings};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -38,6 +38,12 @@ impl Axon {
     /// `{"message":"Axon heartbeat OK","service":"axon"}` and every probe with an empty 200.
     pub fn start() -> Self {
         Self::refusing().start()
+    }
+
+    /// Another Axon that takes its replies and connections by the same script, one each for whichever of them
+    /// is first. What they were sent is remembered apart.
+    pub fn fellow(&self) -> Self {
+        Self::refusing().start_by(self.shared.script.clone())
     }
 
     /// An address that refuses connections for as long as the result lives: bound, not listening.
@@ -101,7 +107,7 @@ impl Axon {
 
     /// The requests so far, in the order in which they had been read; probes excepted.
     pub fn requests(&self) -> Vec<Recorded> {
-        self.shared.script().requests.clone()
+        self.shared.seen().requests.clone()
     }
 
     /// The only request so far.
@@ -168,7 +174,7 @@ impl Axon {
 
     /// Takes the violations so far, so that they don't fail the test.
     pub fn take_violations(&self) -> Vec<String> {
-        std::mem::take(&mut self.shared.script().violations)
+        std::mem::take(&mut self.shared.seen().violations)
     }
 
     #[track_caller]
@@ -210,12 +216,36 @@ impl Refusing {
 
     /// Begins to serve on the address.
     pub fn start(self) -> Axon {
+        self.start_by(Arc::new(Mutex::new(Script::new())))
+    }
+
+    /// Takes connections in the place of an Axon, so that the system answers nobody: a connect gets no reply.
+    pub async fn swallow(self) -> Swallowing {
+        let listener = self.socket.listen(1).expect("listen");
+        let mut waiting = JoinSet::new();
+        for _ in 0..8 {
+            waiting.spawn(TcpStream::connect(self.addr));
+        }
+        // Nobody accepts: two of them fill the backlog, the rest waits with everybody else.
+        let filling = [within(waiting.join_next()).await, within(waiting.join_next()).await];
+        let filling = filling.into_iter().flatten().map(|filled| filled.expect("a task").expect("connect")).collect();
+        Swallowing { _listener: listener, _filling: filling, _waiting: waiting }
+    }
+
+    fn start_by(self, script: Arc<Mutex<Script>>) -> Axon {
         let spare = Some(bound(self.addr));
         let listener = self.socket.listen(1024).expect("listen");
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared { script, seen: Mutex::default(), counts: watch::Sender::new(Counts::default()) });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Axon { addr: self.addr, shared, accepting, spare }
     }
+}
+
+/// An address where connects are never answered, for as long as the result lives.
+pub struct Swallowing {
+    _listener: TcpListener,
+    _filling: Vec<TcpStream>,
+    _waiting: JoinSet<std::io::Result<TcpStream>>,
 }
 
 /// A socket that shares its address with others of its kind, one of which may listen.
@@ -673,7 +703,8 @@ fn amz_date(text: &str) -> Option<SystemTime> {
 }
 
 struct Shared {
-    script: Mutex<Script>,
+    script: Arc<Mutex<Script>>,
+    seen: Mutex<Seen>,
     counts: watch::Sender<Counts>,
 }
 
@@ -684,6 +715,10 @@ struct Script {
     probe_path: String,
     probe: Reply,
     hold: Option<Gate>,
+}
+
+#[derive(Default)]
+struct Seen {
     requests: Vec<Recorded>,
     violations: Vec<String>,
 }
@@ -698,23 +733,26 @@ struct Counts {
     hung_up: usize,
 }
 
-impl Shared {
+impl Script {
     fn new() -> Self {
-        let script = Script {
+        Self {
             standing: Reply::json(200, r#"{"message":"Axon heartbeat OK","service":"axon"}"#),
             queue: VecDeque::new(),
             accepts: VecDeque::new(),
             probe_path: "/health".to_owned(),
             probe: Reply::new(200),
             hold: None,
-            requests: Vec::new(),
-            violations: Vec::new(),
-        };
-        Self { script: Mutex::new(script), counts: watch::Sender::new(Counts::default()) }
+        }
     }
+}
 
+impl Shared {
     fn script(&self) -> MutexGuard<'_, Script> {
         self.script.lock().expect("script")
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("what was seen")
     }
 
     fn count(&self, change: impl FnOnce(&mut Counts)) {
@@ -722,7 +760,7 @@ impl Shared {
     }
 
     fn violation(&self, what: String) {
-        self.script().violations.push(what);
+        self.seen().violations.push(what);
     }
 }
 
@@ -839,7 +877,7 @@ async fn exchange(shared: &Shared, wire: &mut Wire, connection: usize, turn: usi
     if probe {
         shared.count(|c| c.probes += 1);
     } else {
-        shared.script().requests.push(Recorded { connection, turn, method, target, headers, body });
+        shared.seen().requests.push(Recorded { connection, turn, method, target, headers, body });
         shared.count(|c| c.requests += 1);
     }
     Ok((reply, probe))
@@ -1126,14 +1164,14 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn connections_may_be_refused_or_dropped() {
         let refusing = Axon::refusing();
-        let refused = tokio::net::TcpStream::connect(refusing.addr()).await.unwrap_err();
+        let refused = TcpStream::connect(refusing.addr()).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         assert_eq!(refusing.url(), format!("http://{}", refusing.addr()));
 
         let axon = refusing.start();
         axon.next_connections([Accept::Close, Accept::Reset, Accept::Serve]);
         assert_eq!(Client::connect(axon.addr()).await.closed().await, Ending::Finished);
-        let reset = async { tokio::net::TcpStream::connect(axon.addr()).await?.read_u8().await };
+        let reset = async { TcpStream::connect(axon.addr()).await?.read_u8().await };
         assert_eq!(within(reset).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
         assert_eq!(get(axon.addr(), "/").await.status, 200);
         axon.connected(3).await;
@@ -1144,7 +1182,7 @@ mod tests {
         axon.connected(4).await;
         let stopped = axon.stop().await;
         idle.closed().await;
-        let refused = tokio::net::TcpStream::connect(addr).await.unwrap_err();
+        let refused = TcpStream::connect(addr).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let axon = stopped.start();
         assert_eq!(get(addr, "/").await.status, 200);

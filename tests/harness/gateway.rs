@@ -239,6 +239,12 @@ impl Gateway {
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
+
+    /// How many exchanges with the Axon at `url` ended so.
+    pub fn exchanges(&self, url: &str, outcome: &str) -> f64 {
+        let backend = url.strip_prefix("http://").expect("a plain URL");
+        self.metric(&format!("orbit_axon_requests_total{{backend=\"{backend}\",outcome=\"{outcome}\"}}"))
+    }
 }
 
 /// What clients sign with.

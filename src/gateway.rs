@@ -5,9 +5,9 @@
 
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::aws::Aws;
 use crate::axon::{self, Meter, Resolver, World};
 use crate::clock::Clock;
 use crate::config::{Environment, Problems};
@@ -29,7 +30,8 @@ use crate::local::VERSION;
 use crate::observation::Observation;
 use crate::proxy::Proxy;
 use crate::request::correlation::IdSource;
-use crate::snapshot::settings::{Loaded, LogFormat, Settings};
+use crate::rotation;
+use crate::snapshot::settings::{Fetched, Loaded, LogFormat, Settings};
 use crate::snapshot::{Ingredients, Snapshot};
 use crate::telemetry::{LineFormat, Metrics, Sink, Telemetry};
 
@@ -77,6 +79,11 @@ impl Gateway {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
+    /// The metrics in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        self.telemetry.metrics.text(self.telemetry.sink.dropped())
+    }
+
     /// Tells a finished request to metrics and log.
     pub fn observe(&self, observation: &Observation<'_>, snapshot: &Snapshot) {
         let logs = snapshot.settings.observability.logs;
@@ -88,11 +95,14 @@ impl Gateway {
     }
 }
 
+/// An environment that several threads look at.
+pub type SharedEnvironment = Arc<dyn Environment + Send + Sync>;
+
 /// What a gateway is made from; the outside world is passed in.
 pub struct Parts {
     /// The configuration file, read again on reload.
     pub config: PathBuf,
-    pub environment: Arc<dyn Environment + Send + Sync>,
+    pub environment: SharedEnvironment,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub resolver: Arc<dyn Resolver>,
@@ -103,16 +113,26 @@ pub struct Parts {
 
 /// A running gateway.
 pub struct Orbit {
-    gateway: Arc<Gateway>,
+    running: Arc<Running>,
     addresses: Vec<SocketAddr>,
-    parts: Parts,
+    closing: watch::Sender<bool>,
+    service: Mutex<Option<JoinHandle<()>>>,
+    rotation: JoinHandle<()>,
+}
+
+/// What a reload needs, whoever asks for it.
+pub(crate) struct Running {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) parts: Parts,
+    pub(crate) aws: Aws,
     /// What the process started with, secrets and policies left out: a change that needs a restart is
     /// told at every reload until it is restarted or taken back.
     started: Settings,
-    closing: watch::Sender<bool>,
-    service: Mutex<Option<JoinHandle<()>>>,
     watcher: Mutex<JoinHandle<()>>,
-    reloading: tokio::sync::Mutex<()>,
+    /// One reload at a time; it holds what the configuration in force was made from that is no file.
+    pub(crate) reloading: tokio::sync::Mutex<Fetched>,
+    /// How often that was replaced.
+    pub(crate) replaced: AtomicU64,
 }
 
 /// Why a gateway did not start, or kept its old configuration.
@@ -143,7 +163,9 @@ impl Orbit {
     /// # Errors
     /// [`Refused`]; nothing is left running.
     pub async fn start(parts: Parts) -> Result<Self, Refused> {
-        let loaded = load(&parts).await?;
+        let began = parts.clock.now();
+        let aws = Aws::new(&*parts.environment, parts.clock.clone());
+        let (loaded, fetched) = rotation::read(&parts.config, &parts.environment, &aws).await?;
         warn_all(&loaded);
         let mut started = loaded.settings.clone();
         (started.keys, started.policies, started.upstreams) = (Vec::new(), Vec::new(), Vec::new());
@@ -170,16 +192,18 @@ impl Orbit {
             connections: TaskTracker::new(),
         });
         let (closing, service) = serve(&gateway, sockets, &addresses);
-        Ok(Self {
+        let running = Arc::new(Running {
             gateway,
-            addresses,
             parts,
+            aws,
             started,
-            closing,
-            service: Mutex::new(Some(service)),
             watcher: Mutex::new(watcher),
-            reloading: tokio::sync::Mutex::new(()),
-        })
+            reloading: tokio::sync::Mutex::new(fetched),
+            replaced: AtomicU64::new(0),
+        });
+        running.note_boot();
+        let rotation = tokio::spawn(rotation::watch(running.clone(), began));
+        Ok(Self { running, addresses, closing, service: Mutex::new(Some(service)), rotation })
     }
 
     /// The bound addresses, in the order of `listen.address`.
@@ -189,24 +213,61 @@ impl Orbit {
 
     /// The configuration in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.gateway.snapshot()
+        self.running.gateway.snapshot()
     }
 
     /// The metrics in the Prometheus text format.
     pub fn metrics_text(&self) -> String {
-        self.gateway.telemetry.metrics.text(self.gateway.telemetry.sink.dropped())
+        self.running.gateway.metrics_text()
     }
 
-    /// Reads every file again and, if all of it is right, swaps the configuration. Running requests keep
-    /// theirs; counters of unchanged limits, backends and idle connections survive.
+    /// Reads every file and fetches every managed secret again and, if all of it is right, swaps the
+    /// configuration. A secret that was fetched before and cannot be now is what it was. Running requests keep
+    /// their configuration; counters of unchanged limits, backends and idle connections survive.
     ///
     /// # Errors
     /// [`Refused`]; the old configuration goes on.
     pub async fn reload(&self) -> Result<Reloaded, Refused> {
-        let _one_at_a_time = self.reloading.lock().await;
+        self.running.reload().await
+    }
+
+    /// Says 503 on `/health` but accepts for `drain.min`, then closes the listeners and finishes what is
+    /// in flight, for `drain.max` in all. Returns whether everything was finished.
+    pub async fn drain(&self) -> bool {
+        let drain = self.snapshot().settings.drain;
+        self.running.gateway.set_phase(Phase::Draining);
+        tokio::time::sleep(drain.min).await;
+        self.close(drain.max.saturating_sub(drain.min)).await
+    }
+
+    /// Closes the listeners and idle connections, and waits at most `patience` for the others.
+    pub async fn close(&self, patience: std::time::Duration) -> bool {
+        let gateway = &self.running.gateway;
+        gateway.set_phase(Phase::Closing);
+        self.closing.send_replace(true);
+        gateway.connections.close();
+        let service = self.service.lock().take();
+        let finished = async {
+            if let Some(service) = service {
+                let _ = service.await;
+            }
+            gateway.connections.wait().await;
+        };
+        let finished = tokio::time::timeout(patience, finished).await.is_ok();
+        self.rotation.abort();
+        finished
+    }
+}
+
+impl Running {
+    /// Reads every file, with these fetched secrets, and swaps the configuration if all of it is right.
+    ///
+    /// # Errors
+    /// [`Refused`]; the old configuration goes on.
+    pub(crate) async fn swap(&self, fetched: &Fetched) -> Result<Reloaded, Refused> {
         let old = self.gateway.snapshot();
         let metrics = &self.gateway.telemetry.metrics;
-        let built = match load(&self.parts).await {
+        let built = match load(&self.parts.config, &self.parts.environment, fetched).await {
             Ok(loaded) if loaded.sha256 == old.sha256 => {
                 metrics.reloaded("unchanged", old.generation);
                 return Ok(Reloaded::Unchanged { generation: old.generation });
@@ -242,36 +303,13 @@ impl Orbit {
         metrics.reloaded("accepted", generation);
         Ok(Reloaded::Accepted { generation, restart })
     }
-
-    /// Says 503 on `/health` but accepts for `drain.min`, then closes the listeners and finishes what is
-    /// in flight, for `drain.max` in all. Returns whether everything was finished.
-    pub async fn drain(&self) -> bool {
-        let drain = self.gateway.snapshot().settings.drain;
-        self.gateway.set_phase(Phase::Draining);
-        tokio::time::sleep(drain.min).await;
-        self.close(drain.max.saturating_sub(drain.min)).await
-    }
-
-    /// Closes the listeners and idle connections, and waits at most `patience` for the others.
-    pub async fn close(&self, patience: std::time::Duration) -> bool {
-        self.gateway.set_phase(Phase::Closing);
-        self.closing.send_replace(true);
-        self.gateway.connections.close();
-        let service = self.service.lock().take();
-        let finished = async {
-            if let Some(service) = service {
-                let _ = service.await;
-            }
-            self.gateway.connections.wait().await;
-        };
-        tokio::time::timeout(patience, finished).await.is_ok()
-    }
 }
 
 impl Drop for Orbit {
     fn drop(&mut self) {
         self.closing.send_replace(true);
-        self.watcher.lock().abort();
+        self.rotation.abort();
+        self.running.watcher.lock().abort();
     }
 }
 
@@ -286,9 +324,13 @@ impl std::fmt::Display for Refused {
     }
 }
 
-async fn load(parts: &Parts) -> Result<Loaded, Refused> {
-    let (config, environment) = (parts.config.clone(), parts.environment.clone());
-    let read = tokio::task::spawn_blocking(move || Settings::load(&config, &*environment));
+/// Reads the configuration away from the threads that serve.
+///
+/// # Errors
+/// [`Refused::Configuration`].
+pub(crate) async fn load(config: &Path, environment: &SharedEnvironment, fetched: &Fetched) -> Result<Loaded, Refused> {
+    let (config, environment, fetched) = (config.to_owned(), environment.clone(), fetched.clone());
+    let read = tokio::task::spawn_blocking(move || Settings::load_with(&config, &*environment, &fetched));
     read.await.map_err(|e| Refused::System(e.to_string()))?.map_err(Refused::Configuration)
 }
 

@@ -22,10 +22,11 @@
 //! Read [`pipeline`] first: it is the journey of a request. [`edge`] reads heads off client connections,
 //! [`proxy`] serves them as Pingora's `ProxyHttp`, [`gate`] holds one file per check, [`auth`] verifies
 //! signatures, [`limit`] counts, [`governance`] decides, [`axon`] forwards, [`reply`] answers,
-//! [`telemetry`] tells. [`config`] reads YAML, [`snapshot`] makes it what requests see, [`gateway`]
+//! [`telemetry`] tells, [`aws`] fetches keys and credentials. [`config`] reads YAML, [`snapshot`] makes it what requests see, [`gateway`]
 //! assembles it all.
 
 pub mod auth;
+pub mod aws;
 pub mod axon;
 pub mod cli;
 pub mod clock;
@@ -43,5 +44,6 @@ pub mod pipeline;
 pub mod proxy;
 pub mod reply;
 pub mod request;
+mod rotation;
 pub mod snapshot;
 pub mod telemetry;

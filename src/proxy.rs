@@ -147,10 +147,7 @@ impl Reply<'_> {
             Endpoint::Dispatch => return self.dispatch(session, note).await,
             Endpoint::Health => local::health(name, &self.readiness(), now),
             Endpoint::Live => local::live(name, now),
-            Endpoint::Metrics => {
-                let telemetry = &self.gateway.telemetry;
-                local::metrics(telemetry.metrics.text(telemetry.sink.dropped()), &self.arrival.head)
-            }
+            Endpoint::Metrics => local::metrics(self.gateway.metrics_text(), &self.arrival.head),
             Endpoint::Other => {
                 return self.reject(session, Rejection::new(Code::NotFound, "no such route"), note).await;
             }

@@ -10,21 +10,21 @@ const LAYERS: [&[&str]; 13] = [
     // What the operator wrote is plain data that everything above may read.
     &["snapshot::settings", "snapshot::keys", "snapshot::policies", "governance::model"],
     &["auth", "limit", "governance"],
-    &["gate", "axon"],
+    &["gate", "axon", "aws"],
     &["snapshot"],
     &["observation"],
     &["pipeline"],
     &["telemetry"],
     &["reply"],
     &["local"],
-    // One connection: the edge reads heads for the proxy, both live in a gateway.
-    &["edge", "proxy", "gateway"],
+    // One connection: the edge reads heads for the proxy, both live in a gateway, which a rotation changes.
+    &["edge", "proxy", "gateway", "rotation"],
     &["lifecycle", "cli", "lib", "main"],
 ];
 /// The only modules that name Pingora; `limit` uses its counting structure, which is no proxy.
 const PINGORA: [&str; 5] = ["reply", "proxy", "edge", "gateway", "limit"];
 /// Modules that stand in one row because they are one idea.
-const TOGETHER: [[&str; 2]; 10] = [
+const TOGETHER: [[&str; 2]; 11] = [
     ["snapshot::settings", "snapshot::keys"],
     ["snapshot::settings", "snapshot::policies"],
     ["snapshot::settings", "governance::model"],
@@ -32,6 +32,7 @@ const TOGETHER: [[&str; 2]; 10] = [
     ["edge", "proxy"],
     ["edge", "gateway"],
     ["proxy", "gateway"],
+    ["gateway", "rotation"],
     ["cli", "lifecycle"],
     ["lib", "cli"],
     ["main", "cli"],

@@ -21,6 +21,7 @@ mod limits;
 mod observability;
 mod presigned;
 mod reload;
+mod rotation;
 mod sigv4_attacks;
 mod sigv4_suite;
 mod sigv4_verify;

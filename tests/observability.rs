@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use orbit::auth::Issue;
+use orbit::aws::Renewal;
 use orbit::axon::{Outcome, Resolution};
 use orbit::error::Code;
 use orbit::request::route::{Endpoint, Method};
@@ -661,10 +662,10 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
         "bound" => ["connections", "in_flight"].into(),
         "result" => {
-            let resolutions = Resolution::ALL.iter().map(|r| r.label());
-            resolutions.chain(["accepted", "unchanged", "refused"]).collect()
+            let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
+            labels.chain(["accepted", "unchanged", "refused"]).collect()
         }
-        "backend" | "version" | "status" | "le" => return None,
+        "backend" | "source" | "version" | "status" | "le" => return None,
         other => panic!("label {other} has no closed set"),
     })
 }
@@ -962,6 +963,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
         let values = match label {
             "status" => "the status that was sent; `499` when the client left before its answer".to_owned(),
             "backend" => "`host:port` of an endpoint as configured".to_owned(),
+            "source" => "the ARN of a key list in Secrets Manager, as configured".to_owned(),
             "version" => "of the running program".to_owned(),
             label => {
                 let values = closed_set(label).unwrap_or_default();
@@ -982,6 +984,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
              | How slow are the slowest 5 %? | `histogram_quantile(0.95, sum by (le) (rate(orbit_request_duration_seconds_bucket{endpoint=\"/dispatch\"}[5m])))` |\n\
              | Is a backend gone? | `orbit_backend_healthy == 0` |\n\
              | Is somebody's secret or clock wrong? | `sum by (issue) (rate(orbit_auth_failures_total[5m]))` |\n\
+             | Do the keys in Secrets Manager reach Orbit? | `time() - orbit_key_source_last_success_timestamp_seconds > 900` |\n\
              | Was a reload refused? | `increase(orbit_config_reloads_total{result=\"refused\"}[1h]) > 0` |\n\
              | Is a bound too small? | `rate(orbit_overload_total[5m]) > 0 or rate(orbit_rate_limited_total{limit=\"global\"}[5m]) > 0` |\n";
     same_as("docs/metrics.md", &page);

@@ -1,4 +1,4 @@
-//! `orbit check`: the same reading and building as at boot, binding nothing.
+//! `orbit check`: the same reading, fetching and building as at boot, binding nothing.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{colour_of, complain, print};
+use super::{colour_of, complain, print, runtime};
+use crate::aws::Aws;
 use crate::axon::Meter;
 use crate::clock::SystemClock;
-use crate::config::{Colour, Environment, Problem};
+use crate::config::{Colour, Problem};
+use crate::gateway::{Refused, SharedEnvironment};
 use crate::local::VERSION;
-use crate::snapshot::settings::Settings;
+use crate::rotation;
 use crate::snapshot::{Ingredients, Snapshot};
 use crate::telemetry::Metrics;
 
@@ -45,7 +47,7 @@ struct Report {
 }
 
 /// Exit code 0 when Orbit would start with this configuration, 1 when it would not.
-pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
+pub fn run(args: &Args, environment: &SharedEnvironment) -> ExitCode {
     let report = examine(args, environment);
     let valid = report.problems.is_empty() && report.complaints.is_empty();
     match args.format {
@@ -65,13 +67,17 @@ pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
     if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn examine(args: &Args, environment: &dyn Environment) -> Report {
-    let loaded = match Settings::load(&args.config, environment) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            let list = problems.iter().cloned().collect();
-            return Report { problems: list, warnings: Vec::new(), complaints: Vec::new(), shown: None };
-        }
+fn examine(args: &Args, environment: &SharedEnvironment) -> Report {
+    let aws = Aws::new(&**environment, SystemClock::shared());
+    let read = match runtime(Some(1)) {
+        Ok(runtime) => runtime.block_on(rotation::read(&args.config, environment, &aws)),
+        Err(e) => Err(Refused::System(format!("cannot start the runtime: {e}"))),
+    };
+    let refused = |problems, complaints| Report { problems, warnings: Vec::new(), complaints, shown: None };
+    let loaded = match read {
+        Ok((loaded, _)) => loaded,
+        Err(Refused::Configuration(problems)) => return refused(problems.iter().cloned().collect(), Vec::new()),
+        Err(other) => return refused(Vec::new(), vec![other.to_string()]),
     };
     let warnings = loaded.warnings.clone();
     let shown = args.show.then(|| loaded.settings.show());

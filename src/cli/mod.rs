@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args, environment),
         Command::Dev(args) => dev::run(&args, environment),
-        Command::Check(args) => check::run(&args, &*environment),
+        Command::Check(args) => check::run(&args, &environment),
         Command::Call(args) => call::run(&args, &*environment),
         Command::Sigv4(args) => sigv4::run(&args, &*environment),
     }

@@ -25,19 +25,16 @@ pub struct Args {
 
 /// Runs until told to stop; exit code 1 when it could not start or had to cut requests off.
 pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> ExitCode {
-    // Read once before the runtime exists: it decides the log and the threads.
-    let settings = match Settings::load(&args.config, &*environment) {
-        Ok(loaded) => loaded.settings,
-        Err(problems) => {
-            complain(&problems.render(colour_of(&std::io::stderr())));
-            return ExitCode::FAILURE;
-        }
+    // Looked at before the runtime exists: it decides the log and the threads.
+    let outline = match Settings::outline(&args.config, &*environment) {
+        Ok(outline) => outline,
+        Err(_) => return refused(args, &*environment),
     };
-    let (sink, _guard) = match start_log(settings.observability.logs) {
+    let (sink, _guard) = match start_log(outline.logs) {
         Ok(log) => log,
         Err(e) => return failed(format!("cannot start the log: {e}")),
     };
-    let runtime = match runtime(settings.runtime.threads) {
+    let runtime = match runtime(outline.threads) {
         Ok(runtime) => runtime,
         Err(e) => return failed(format!("cannot start the runtime: {e}")),
     };
@@ -50,7 +47,7 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         seed: Uuid::new_v4().as_u128() as u64,
         sink,
     };
-    raise_descriptor_limit(settings.listen.connections, settings.listen.in_flight);
+    raise_descriptor_limit(outline.connections, outline.in_flight);
     let finished = runtime.block_on(async {
         let signals = Signals::new().map_err(|e| format!("error: cannot handle signals: {e}\n"))?;
         let orbit = Orbit::start(parts).await.map_err(|refused| explain(&refused, colour_of(&std::io::stderr())))?;
@@ -71,6 +68,17 @@ pub fn run(args: &Args, environment: Arc<dyn Environment + Send + Sync>) -> Exit
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells what is wrong with the main file, and with all others as far as they can be read without it.
+fn refused(args: &Args, environment: &dyn Environment) -> ExitCode {
+    match Settings::load(&args.config, environment) {
+        Ok(_) => failed("the configuration changed while it was read; try again"),
+        Err(problems) => {
+            complain(&problems.render(colour_of(&std::io::stderr())));
             ExitCode::FAILURE
         }
     }

@@ -115,6 +115,22 @@ impl<'e> Context<'e> {
                 return None;
             }
         };
+        self.parse(path, text, confidentiality)
+    }
+
+    /// Parses a text that was fetched and belongs to the configuration as a file does. Complaints stand under `name`.
+    pub fn given(&self, name: &Path, text: &str) -> Option<Document> {
+        self.cover(name, text);
+        self.parse(name, text.to_owned(), Confidentiality::Fetched)
+    }
+
+    /// Lets the digest depend on a text that was fetched.
+    pub fn cover(&self, name: &Path, text: &str) {
+        self.depends_on(name.as_os_str().as_encoded_bytes());
+        self.depends_on(text.as_bytes());
+    }
+
+    fn parse(&self, path: &Path, text: String, confidentiality: Confidentiality) -> Option<Document> {
         let source = Rc::new(Source::new(path, text, confidentiality));
         let (root, errors) = yaml::parse(&source);
         for error in errors {
@@ -127,6 +143,11 @@ impl<'e> Context<'e> {
             });
         }
         Some(Document { source, root: root? })
+    }
+
+    /// Whether nothing was wrong so far.
+    pub fn is_clean(&self) -> bool {
+        self.errors() == 0
     }
 
     /// How many errors were reported so far.

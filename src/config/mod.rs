@@ -20,6 +20,6 @@ pub use block::{Block, Key, Switch};
 pub use context::{Context, Document, Outcome, Row};
 pub use problem::{Colour, Problem, Problems, Severity};
 pub use secret::{Environment, ProcessEnvironment};
-pub use source::{Confidentiality, Span, others_may_read, shown, shown_path};
+pub use source::{Confidentiality, Span, others_may_read, printable, shown, shown_path};
 pub use units::Rate;
 pub use value::{Rule, Value, Written};

@@ -4,11 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::env::VarError;
+use std::ffi::OsString;
 
 /// Where environment variables come from.
 pub trait Environment {
     /// The variable's value.
     fn var(&self, name: &str) -> Result<String, VarError>;
+
+    /// All variables that are UTF-8, for libraries that look up their own.
+    fn all(&self) -> BTreeMap<String, String>;
 }
 
 /// The process's own environment.
@@ -20,12 +24,22 @@ impl Environment for ProcessEnvironment {
     fn var(&self, name: &str) -> Result<String, VarError> {
         std::env::var(name)
     }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn all(&self) -> BTreeMap<String, String> {
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        std::env::vars_os().filter_map(text).collect()
+    }
 }
 
 /// A made-up environment.
 impl Environment for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Result<String, VarError> {
         self.get(name).cloned().ok_or(VarError::NotPresent)
+    }
+
+    fn all(&self) -> BTreeMap<String, String> {
+        self.clone()
     }
 }
 

@@ -20,6 +20,9 @@ pub enum Confidentiality {
     Public,
     /// Nothing of the text is ever shown, not even in an error.
     Confidential,
+    /// The same of a text that came from another machine, which must not speak of this one: it may not name
+    /// this one's environment variables or files.
+    Fetched,
 }
 
 /// A range of one file, with the line and column of its start.
@@ -81,7 +84,15 @@ impl Source {
     }
 
     pub fn is_confidential(&self) -> bool {
-        self.confidentiality == Confidentiality::Confidential
+        match self.confidentiality {
+            Confidentiality::Public => false,
+            Confidentiality::Confidential | Confidentiality::Fetched => true,
+        }
+    }
+
+    /// Whether the text came from another machine.
+    pub fn is_fetched(&self) -> bool {
+        self.confidentiality == Confidentiality::Fetched
     }
 
     /// Hides a range from every excerpt, past and future.
@@ -112,7 +123,7 @@ impl Source {
         let (mut from, mut to) = (0, 0);
         for (offset, character) in line.char_indices() {
             let at = line_start + offset;
-            shown.push(if hidden(at) { '*' } else { printable(character) });
+            shown.push(if hidden(at) { '*' } else { visible(character) });
             if at < span.start as usize {
                 from = shown.len();
             }
@@ -158,21 +169,25 @@ pub fn others_may_read(_: &Path) -> bool {
 
 /// Text from a file, fit for a message: no control or direction characters, at most 64 characters.
 pub fn shown(text: &str) -> String {
-    const CHARACTERS_MAX: usize = 64;
-    let mut out: String = text.chars().take(CHARACTERS_MAX).map(printable).collect();
-    if text.chars().nth(CHARACTERS_MAX).is_some() {
+    printable(text, 64)
+}
+
+/// Text from elsewhere, fit for a message: as [`shown`], at most `characters_max` characters.
+pub fn printable(text: &str, characters_max: usize) -> String {
+    let mut out: String = text.chars().take(characters_max).map(visible).collect();
+    if text.chars().nth(characters_max).is_some() {
         out.push('…');
     }
     out
 }
 
-/// A path, each of its components as [`shown`].
+/// A path, or what a fetched text is called: as [`shown`], with components as long as file systems allow.
 pub fn shown_path(path: &Path) -> String {
     path.components().fold(String::new(), |mut out, component| {
         if !out.is_empty() && !out.ends_with('/') {
             out.push('/');
         }
-        out.push_str(&shown(&component.as_os_str().to_string_lossy()));
+        out.push_str(&printable(&component.as_os_str().to_string_lossy(), 255));
         out
     })
 }
@@ -187,7 +202,7 @@ fn reason(kind: ErrorKind) -> String {
 }
 
 /// What could move the cursor, start a line or reorder the text is replaced.
-fn printable(character: char) -> char {
+fn visible(character: char) -> char {
     match character {
         '\t' => ' ',
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => '\u{fffd}',

@@ -456,6 +456,9 @@ impl<'a> Value<'a> {
     }
 
     fn secret_reference(&self) -> Option<SecretString> {
+        if self.source.is_fetched() {
+            return self.fail("what is fetched cannot refer to this machine", "write the secret itself");
+        }
         let (env, file) = self.block("", |block| (block.optional("env"), block.optional("file")))?;
         match (env, file) {
             (Some(name), None) => {

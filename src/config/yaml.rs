@@ -120,6 +120,9 @@ pub fn parse(source: &Source) -> (Option<Node>, Vec<YamlError>) {
     (builder.root, builder.errors)
 }
 
+/// AWS's service: a block of that name says where a secret is, and its keys what in it is one.
+const SECRETS_MANAGER: &str = "secrets_manager";
+
 /// Whether a key of this name is likely to hold a secret.
 pub fn sounds_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
@@ -218,7 +221,7 @@ impl Builder<'_> {
             Some(Open::List { items, .. }) => items.push(node),
             Some(Open::Map { entries, key, .. }) => match key.take() {
                 Some((key, key_span)) => {
-                    if sounds_secret(&key) {
+                    if sounds_secret(&key) && !(key == SECRETS_MANAGER && matches!(node.kind, Kind::Map { .. })) {
                         mask_scalars(self.source, &node);
                     }
                     entries.push(Entry { key, key_span, value: node });
@@ -473,6 +476,8 @@ mod tests {
             "a: 1\nclient_secret: [hunter2",
             "my_password: 'hunter2",
             "tokens: { a: [hunter2] }",
+            "secrets_manager: hunter2",
+            "secrets_manager: { arn: a, secret: hunter2 }",
         ] {
             let source = Source::new(Path::new("a.yaml"), text.to_owned(), Confidentiality::Public);
             parse(&source);

@@ -1,17 +1,20 @@
-//! Key files: what callers sign with, and what Orbit signs with.
+//! Key lists: what callers sign with, and what Orbit signs with.
 //!
-//! Invariant: a key file is a secret file. Its problems are told by place and by the names of known
-//! keys; nothing that stands in it is repeated, but the `UPPER_CASE` name of an environment variable.
+//! A list stands in a file or in a managed secret, whose previous version counts as well: between a rotation and
+//! the moment that the last client has the new key, both are right.
+//!
+//! Invariant: a key list is secret. Its problems are told by place and by the names of known keys; nothing that
+//! stands in it is repeated, but the `UPPER_CASE` name of an environment variable.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::settings::{KeySetting, Origin, SignCredentials};
+use super::settings::{Fetched, KeySetting, KeySource, ManagedSecret, Origin, SignCredentials, Stage, Versions};
 use crate::config::{
-    Block, Confidentiality, Context, Environment, Key, Problems, Rule, Value, Written, others_may_read,
+    Block, Confidentiality, Context, Document, Environment, Key, Problems, Rule, Value, Written, others_may_read,
 };
 
 /// Largest key file.
@@ -26,20 +29,32 @@ const PRINCIPAL: Rule = Rule { form: "1 to 128 characters of printable ASCII", a
 /// All problems of the file.
 pub fn load(path: &Path, environment: &dyn Environment) -> Result<Vec<KeySetting>, Problems> {
     let context = Context::new(environment);
-    let (mut keys, mut places) = (Vec::new(), HashMap::new());
-    let read = read_file(&context, path, None, &mut keys, &mut places);
-    context.finish(read.map(|()| keys)).map(|(keys, _)| keys)
+    let mut keys = Keys::default();
+    let read = read_file(&context, path, None, &mut keys);
+    context.finish(read.map(|()| keys.list)).map(|(keys, _)| keys)
 }
 
-/// The keys of all files, `access_key_id` unique across them.
-pub(super) fn read(files: &[(PathBuf, Value<'_>)]) -> Option<Vec<KeySetting>> {
-    let mut keys = Vec::new();
-    let mut places = HashMap::new();
+/// The keys of all lists. Current ones have an `access_key_id` of their own across all of them.
+pub(super) fn read(sources: &[(KeySource, Value<'_>)], fetched: &Fetched) -> Option<Vec<KeySetting>> {
+    let mut keys = Keys::default();
     let mut complete = true;
-    for (path, named_at) in files {
-        complete &= read_file(named_at.context(), path, Some(*named_at), &mut keys, &mut places).is_some();
+    let mut secrets: Vec<(&ManagedSecret, Value<'_>, &Versions)> = Vec::new();
+    for (source, named_at) in sources {
+        let read = match source {
+            KeySource::File(path) => read_file(named_at.context(), path, Some(*named_at), &mut keys),
+            KeySource::SecretsManager(secret) => versions(secret, *named_at, fetched).and_then(|versions| {
+                secrets.push((secret, *named_at, versions));
+                let document = named_at.context().given(&secret.document(), versions.current.expose_secret())?;
+                read_list(&document, named_at.context(), &mut keys).map(drop)
+            }),
+        };
+        complete &= read.is_some();
     }
-    complete.then_some(keys)
+    // Only now: what any list holds today is not called back by a version that was replaced.
+    for (secret, named_at, versions) in secrets {
+        read_previous(secret, named_at, versions, &mut keys);
+    }
+    complete.then_some(keys.list)
 }
 
 /// The one set of credentials of a file that Orbit signs with.
@@ -75,6 +90,7 @@ pub(super) fn key(b: &mut Block<'_>, origin: Origin) -> Option<(KeySetting, Writ
         not_before: not_before.map(|(_, seconds)| seconds),
         not_after: not_after.map(|(_, seconds)| seconds),
         disabled,
+        stage: Stage::Current,
         origin,
     };
     Some((key, plain))
@@ -85,14 +101,34 @@ pub(super) fn is_session_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 8192 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn read_file(
-    context: &Context<'_>,
-    path: &Path,
-    named_at: Option<Value<'_>>,
-    keys: &mut Vec<KeySetting>,
-    places: &mut HashMap<String, Origin>,
-) -> Option<()> {
+/// The keys of all lists so far.
+#[derive(Default)]
+struct Keys {
+    list: Vec<KeySetting>,
+    /// By `access_key_id`, where in the list it stands first.
+    places: HashMap<String, usize>,
+}
+
+impl Keys {
+    fn find(&self, access_key_id: &str) -> Option<&KeySetting> {
+        self.places.get(access_key_id).and_then(|at| self.list.get(*at))
+    }
+
+    fn push(&mut self, key: KeySetting) {
+        self.places.entry(key.access_key_id.clone()).or_insert(self.list.len());
+        self.list.push(key);
+    }
+}
+
+fn read_file(context: &Context<'_>, path: &Path, named_at: Option<Value<'_>>, keys: &mut Keys) -> Option<()> {
     let document = context.open(path, BYTES_MAX, Confidentiality::Confidential, named_at)?;
+    let written = read_list(&document, context, keys)?;
+    warn_if_readable(document.root(context), written);
+    Some(())
+}
+
+/// The keys of one list; says whether any secret of it is written out.
+fn read_list<'a>(document: &'a Document, context: &'a Context<'a>, keys: &mut Keys) -> Option<Written> {
     let root = document.root(context);
     let mut written = Written::Referenced;
     let mut complete = true;
@@ -107,22 +143,83 @@ fn read_file(
         if plain == Written::Plain {
             written = Written::Plain;
         }
-        match places.get(&key.access_key_id) {
+        match keys.find(&key.access_key_id) {
             Some(earlier) => {
                 complete = false;
-                item.fail::<()>(format!("this `access_key_id` is already at {earlier}"), "remove one of the two");
+                let message = format!("this `access_key_id` is already at {}", earlier.origin);
+                item.fail::<()>(message, "remove one of the two");
             }
-            None => {
-                places.insert(key.access_key_id.clone(), key.origin.clone());
-                keys.push(key);
-            }
+            None => keys.push(key),
         }
     }
     if count == 0 {
-        return root.fail("the key file lists no key", "nobody could call; add one");
+        return root.fail("the list holds no key", "nobody could call; add one");
     }
-    warn_if_readable(root, written);
-    complete.then_some(())
+    complete.then_some(written)
+}
+
+/// What was fetched of a secret, or the problem that it was not.
+fn versions<'f>(secret: &ManagedSecret, named_at: Value<'_>, fetched: &'f Fetched) -> Option<&'f Versions> {
+    match fetched.get(secret) {
+        Some(Ok(versions)) => Some(versions),
+        Some(Err(unfetched)) => {
+            named_at.fail(format!("cannot fetch `{}`: {}", secret.arn, unfetched.why), unfetched.help)
+        }
+        // Nothing is fetched for a main file that is wrong.
+        None if !named_at.context().is_clean() => None,
+        None if fetched.is_offline() => named_at.fail(
+            "this source needs the network, which is not used here",
+            "name a file that holds the keys, as `keys: keys.yaml`",
+        ),
+        None => {
+            named_at.fail(format!("`{}` was not fetched", secret.arn), "the file changed while it was read; try again")
+        }
+    }
+}
+
+/// Adds the keys that only the previous version of a secret has. What is wrong with that version is said and
+/// refuses nothing: it cannot be corrected any more, and holding on to it would keep a good new version out.
+fn read_previous(secret: &ManagedSecret, named_at: Value<'_>, versions: &Versions, keys: &mut Keys) {
+    let Some(previous) = &versions.previous else { return };
+    let (name, text) = (secret.previous_document(), previous.expose_secret());
+    named_at.context().cover(&name, text);
+    if text == versions.current.expose_secret() {
+        return;
+    }
+    let nothing = BTreeMap::new();
+    let context = Context::new(&nothing);
+    let mut before = Keys::default();
+    let read = {
+        let document = context.given(&name, text);
+        document.and_then(|document| read_list(&document, &context, &mut before)).map(drop)
+    };
+    if let Err(problems) = context.finish(read) {
+        let first = problems.iter().next().map(ToString::to_string).unwrap_or_default();
+        named_at.warn(
+            format!("the previous version is not valid, its keys are refused: {first}"),
+            "move `AWSPREVIOUS` to a valid version if clients still sign with its keys",
+        );
+        return;
+    }
+    for key in before.list {
+        match keys.find(&key.access_key_id) {
+            None => keys.push(KeySetting { stage: Stage::Previous, ..key }),
+            // One that is disabled now is not to be used with its old secret either.
+            Some(now) if now.disabled || is_same_credential(now, &key) => {}
+            Some(now) if now.origin.file == secret.document() => {
+                keys.push(KeySetting { stage: Stage::Previous, ..key })
+            }
+            Some(now) => named_at.warn(
+                format!("the key at {} is now at {}, whose secret alone is accepted", key.origin, now.origin),
+                "finish a rotation before moving a key to another list",
+            ),
+        }
+    }
+}
+
+fn is_same_credential(one: &KeySetting, other: &KeySetting) -> bool {
+    let token = |key: &KeySetting| key.session_token.as_ref().map(|token| token.expose_secret().to_owned());
+    one.secret_access_key.expose_secret() == other.secret_access_key.expose_secret() && token(one) == token(other)
 }
 
 fn credentials(b: &mut Block<'_>) -> Option<(SignCredentials, Written)> {

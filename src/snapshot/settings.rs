@@ -3,6 +3,7 @@
 //! Invariant: a [`Settings`] is complete and consistent. Every default is already filled in, every
 //! range holds, every secret is resolved; whoever reads it decides nothing again.
 
+pub mod managed;
 mod read;
 mod reference;
 mod show;
@@ -22,6 +23,7 @@ use secrecy::SecretString;
 use crate::config::{Context, Environment, Problem, Problems, Value, shown_path};
 use crate::governance::model::Policy;
 
+pub use managed::{Fetched, ManagedSecret, Unfetched, Versions};
 pub use reference::reference;
 pub use tls::{ClientCertificate, Tls};
 
@@ -41,7 +43,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     pub observability: Observability,
     pub runtime: Runtime,
-    /// At least one, `access_key_id` unique, in the order of the files.
+    /// At least one; first those of files and current versions, then those that only the previous version of a
+    /// managed secret has. An `access_key_id` stands at most twice, the second time as [`Stage::Previous`].
     pub keys: Vec<KeySetting>,
     /// At least one, (service, intent) unique, in the order of the files.
     pub policies: Vec<(Policy, Origin)>,
@@ -53,22 +56,52 @@ pub struct Loaded {
     pub settings: Settings,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<Problem>,
-    /// Over the lengths and contents of [`Loaded::files`].
+    /// Over the lengths and contents of [`Loaded::files`] and of what was fetched.
     pub sha256: [u8; 32],
     /// Every file read, secrets included, in order; the main file is first.
     pub files: Vec<PathBuf>,
 }
 
+/// What must be known of a configuration before all of it can be read.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    pub logs: Logs,
+    pub threads: Option<u16>,
+    pub connections: u32,
+    pub in_flight: u32,
+    /// The secrets that have to be fetched.
+    pub secrets: Vec<ManagedSecret>,
+}
+
 impl Settings {
-    /// Reads the main file and every file that it names.
+    /// Reads the main file and every file that it names, without the network: a key list in Secrets Manager is
+    /// a problem that says so.
     ///
     /// # Errors
     /// All problems of all files, in the order of the files and their lines.
     pub fn load(path: &Path, environment: &dyn Environment) -> Result<Loaded, Problems> {
+        Self::load_with(path, environment, &Fetched::offline())
+    }
+
+    /// As [`Settings::load`], with the managed secrets that were fetched.
+    ///
+    /// # Errors
+    /// All problems of all files, then those of what was fetched.
+    pub fn load_with(path: &Path, environment: &dyn Environment, fetched: &Fetched) -> Result<Loaded, Problems> {
         let context = Context::new(environment);
-        let settings = read::everything(&context, path);
+        let settings = read::everything(&context, path, fetched);
         let (settings, read) = context.finish(settings)?;
         Ok(Loaded { settings, warnings: read.warnings, sha256: read.sha256, files: read.files })
+    }
+
+    /// Reads only the main file, and of that only what comes before everything else.
+    ///
+    /// # Errors
+    /// The problems of the main file; [`Settings::load`] finds those of all files.
+    pub fn outline(path: &Path, environment: &dyn Environment) -> Result<Outline, Problems> {
+        let context = Context::new(environment);
+        let outline = read::outline(&context, path);
+        context.finish(outline).map(|(outline, _)| outline)
     }
 
     /// The effective configuration as YAML, defaults included. Secrets stand in files of their own
@@ -135,8 +168,26 @@ pub struct Auth {
     pub clock_skew: Duration,
     pub presigned: Presigned,
     pub unsigned_payload: UnsignedPayload,
-    /// Absolute, or relative to the working directory; where [`Settings::keys`] came from.
-    pub key_files: Vec<PathBuf>,
+    /// Where [`Settings::keys`] came from: 1–64, no duplicates.
+    pub key_sources: Vec<KeySource>,
+}
+
+/// Where a list of keys stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// Absolute, or relative to the working directory.
+    File(PathBuf),
+    SecretsManager(ManagedSecret),
+}
+
+impl Auth {
+    /// The key lists that are fetched.
+    pub fn managed_secrets(&self) -> impl Iterator<Item = &ManagedSecret> {
+        self.key_sources.iter().filter_map(|source| match source {
+            KeySource::File(_) => None,
+            KeySource::SecretsManager(secret) => Some(secret),
+        })
+    }
 }
 
 /// Query authentication.
@@ -406,7 +457,17 @@ pub struct KeySetting {
     /// Unix seconds, later than `not_before`.
     pub not_after: Option<u64>,
     pub disabled: bool,
+    pub stage: Stage,
     pub origin: Origin,
+}
+
+/// Which version of its list a key stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A file, or the current version of a managed secret.
+    Current,
+    /// Only the version before it: the key goes with the next version.
+    Previous,
 }
 
 impl Origin {

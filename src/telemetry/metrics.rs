@@ -9,7 +9,9 @@ use prometheus::{
 };
 
 use crate::auth::Issue;
+use crate::aws::Renewal;
 use crate::axon::{BackendMetrics, Meter, Outcome, Resolution};
+use crate::clock::Moment;
 use crate::error::{Code, Details, Rejection};
 use crate::observation::Observation;
 use crate::request::route::{Endpoint, Method};
@@ -43,6 +45,8 @@ pub struct Metrics {
     /// Open client connections.
     pub connections: IntGauge,
     reloads: IntCounterVec,
+    key_source_refreshes: IntCounterVec,
+    key_source_success: IntGaugeVec,
     generation: IntGauge,
     log_dropped: Gauge,
     in_flight_full: IntCounter,
@@ -50,7 +54,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 18] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 20] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -76,6 +80,18 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 18] = [
     ("orbit_overload_total", "counter", "Times a configured bound was hit.", &["bound"]),
     ("orbit_config_reloads_total", "counter", "Reloads by result.", &["result"]),
     ("orbit_config_generation", "gauge", "Number of the running configuration, counted from 1.", &[]),
+    (
+        "orbit_key_source_refreshes_total",
+        "counter",
+        "Times that a key list in Secrets Manager was asked for.",
+        &["source", "result"],
+    ),
+    (
+        "orbit_key_source_last_success_timestamp_seconds",
+        "gauge",
+        "When a key list in Secrets Manager was last fetched and found valid, in Unix seconds.",
+        &["source"],
+    ),
     ("orbit_log_writes_dropped", "gauge", "Log writes dropped because the log could not keep up.", &[]),
     ("orbit_build_info", "gauge", "Always 1; its label tells the version.", &["version"]),
     ("process_*", "various", "The process's own CPU, memory and descriptors, by the prometheus library.", &[]),
@@ -101,6 +117,7 @@ impl Metrics {
         let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
         let reloads = counters(&registry, "orbit_config_reloads_total")?;
+        let key_source_refreshes = counters(&registry, "orbit_key_source_refreshes_total")?;
         let overload = counters(&registry, "orbit_overload_total")?;
         let backend_healthy = gauges(&registry, "orbit_backend_healthy")?;
         let plain = |name| gauges(&registry, name).map(|g| g.with_label_values::<&str>(&[]));
@@ -131,6 +148,8 @@ impl Metrics {
             in_flight: plain("orbit_in_flight_requests")?,
             connections: plain("orbit_connections")?,
             reloads,
+            key_source_refreshes,
+            key_source_success: gauges(&registry, "orbit_key_source_last_success_timestamp_seconds")?,
             generation: plain("orbit_config_generation")?,
             log_dropped,
             in_flight_full: overload.with_label_values(&["in_flight"]),
@@ -188,6 +207,23 @@ impl Metrics {
     /// Notes the first configuration, which no reload brought.
     pub fn started(&self, generation: u64) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// Counts one try to fetch a key list.
+    pub fn key_source(&self, source: &str, renewal: Renewal, at: Moment) {
+        self.key_source_refreshes.with_label_values(&[source, renewal.label()]).inc();
+        if matches!(renewal, Renewal::Changed | Renewal::Unchanged) {
+            let seconds = i64::try_from(at.unix_seconds()).unwrap_or(i64::MAX);
+            self.key_source_success.with_label_values(&[source]).set(seconds);
+        }
+    }
+
+    /// Forgets the series of a key list that is no longer configured.
+    pub fn retire_key_source(&self, source: &str) {
+        for result in Renewal::ALL {
+            let _ = self.key_source_refreshes.remove_label_values(&[source, result.label()]);
+        }
+        let _ = self.key_source_success.remove_label_values(&[source]);
     }
 
     /// Everything in the Prometheus text format; `log_dropped` is read when asked.

@@ -16,7 +16,7 @@ use orbit::telemetry::Sink;
 use orbit::telemetry::sink::SinkGuard;
 use tokio::sync::{Mutex, mpsc};
 
-use super::client::{PATIENCE, Response, Signed, Signing, within};
+use super::client::{PATIENCE, Response, Signed, Signing, get, within};
 use super::dns::Dns;
 
 /// 2026-11-22T09:56:51Z, a Sunday, in the tenth hour of the day.
@@ -223,12 +223,22 @@ impl Gateway {
         seen
     }
 
-    /// Waits until this holds of the metrics' text.
+    /// Waits until a metric has this value, as things in the background come to it.
+    #[track_caller]
+    pub fn becomes(&self, sample: &str, value: f64) -> impl Future<Output = ()> {
+        let sample = format!("{sample} ");
+        self.metrics_become(move |text| {
+            let told = text.lines().find_map(|line| line.strip_prefix(&sample)).and_then(|told| told.parse().ok());
+            told.unwrap_or(0.0) == value
+        })
+    }
+
+    /// Waits until this holds of the metrics' text; asks with a request in between.
     #[track_caller]
     pub fn metrics_become(&self, holds: impl Fn(&str) -> bool) -> impl Future<Output = ()> {
         within(async move {
             while !holds(&self.orbit.metrics_text()) {
-                tokio::task::yield_now().await;
+                get(self.addr(), "/health/live").await;
             }
         })
     }

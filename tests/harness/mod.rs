@@ -5,6 +5,7 @@ pub mod check;
 pub mod client;
 pub mod dns;
 pub mod gateway;
+pub mod moto;
 pub mod page;
 pub mod process;
 pub mod secure;

@@ -3,17 +3,18 @@
 //! Invariant: every default stands here, once, beside the key that it belongs to.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
+use super::managed::{is_arn, is_endpoint};
 use super::{
-    Auth, Balance, Drain, Endpoint, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Host, Limits, Listen,
-    LogFormat, LogLevel, Logs, Metrics, Mode, Observability, PerIpLimit, Presigned, RateSetting, Route, RouteIntent,
-    Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod,
-    UpstreamRequest, tls,
+    Auth, Balance, Drain, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Host, KeySource,
+    Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability, Outline, PerIpLimit,
+    Presigned, RateSetting, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts,
+    UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
 use crate::request::dispatch::is_intent;
@@ -39,13 +40,16 @@ const MIB: u64 = 1024 * KIB;
 /// Names end up in log lines, metric labels and credential scopes.
 const NAME: Rule = Rule { form: "1 to 64 of `A-Z a-z 0-9 . _ -`", accepts: is_name };
 const INTENT: Rule = Rule { form: "1 to 256 bytes without control characters", accepts: is_intent };
+const ARN: Rule = Rule { form: "`arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`", accepts: is_arn };
+const ARN_SAMPLE: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:orbit-keys-AbCdEf";
+const ENDPOINT: Rule = Rule { form: "`https://host`, or `http://` and a loopback address", accepts: is_endpoint };
 const PATH: Rule = Rule { form: "a path such as `/dispatch`, without query", accepts: is_request_path };
 
-/// The main file and every file that it names.
-pub(super) fn everything(context: &Context<'_>, path: &Path) -> Option<Settings> {
+/// The main file and everything that it names.
+pub(super) fn everything(context: &Context<'_>, path: &Path, fetched: &Fetched) -> Option<Settings> {
     let document = context.open(path, MAIN_BYTES_MAX, Confidentiality::Public, None)?;
     let main = document.root(context).block("", main)?;
-    let keys = main.key_files.as_ref().and_then(|files| keys::read(files));
+    let keys = main.key_sources.as_ref().and_then(|sources| keys::read(sources, fetched));
     let policies = main.policy_files.as_ref().and_then(|sources| policies::read(sources, &main.name));
     if let (Some((upstreams, written)), Some(routes), Some(policies)) = (&main.upstreams, &main.routes, &policies) {
         let intents = policies.iter().map(|(policy, _)| policy).filter(|policy| policy.service == main.name);
@@ -70,13 +74,26 @@ pub(super) fn everything(context: &Context<'_>, path: &Path) -> Option<Settings>
     })
 }
 
+/// The main file alone.
+pub(super) fn outline(context: &Context<'_>, path: &Path) -> Option<Outline> {
+    let document = context.open(path, MAIN_BYTES_MAX, Confidentiality::Public, None)?;
+    let main = document.root(context).block("", main)?;
+    Some(Outline {
+        logs: main.observability.logs,
+        threads: main.runtime.threads,
+        connections: main.listen.connections,
+        in_flight: main.listen.in_flight,
+        secrets: main.auth?.managed_secrets().cloned().collect(),
+    })
+}
+
 /// What the main file says itself. A required block is `None` if it could not be read.
 pub(super) struct Main<'a> {
     name: String,
     listen: Listen,
     drain: Drain,
     auth: Option<Auth>,
-    key_files: Option<Vec<(PathBuf, Value<'a>)>>,
+    key_sources: Option<Vec<(KeySource, Value<'a>)>>,
     limits: Limits,
     governance: Option<Governance>,
     policy_files: Option<Vec<(policies::Pattern, Value<'a>)>>,
@@ -105,14 +122,14 @@ pub(super) fn main<'a>(b: &mut Block<'a>) -> Main<'a> {
     let routes = routes(b, &names);
     let observability = b.key("observability", "what is told about requests").block(observability);
     let runtime = b.key("runtime", "the process").block(runtime);
-    let (auth, key_files) = auth.unzip();
+    let (auth, key_sources) = auth.unzip();
     let (governance, policy_files) = governance.unzip();
     Main {
         name,
         listen,
         drain,
         auth,
-        key_files,
+        key_sources,
         limits,
         governance,
         policy_files,
@@ -183,22 +200,29 @@ fn drain(b: &mut Block<'_>) -> Drain {
     Drain { min, max }
 }
 
-fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(PathBuf, Value<'a>)>)> {
+fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(KeySource, Value<'a>)>)> {
     let regions = names(b.key("region", "accepted regions of a credential scope"), "us-east-1");
     let services = names(b.key("service", "accepted services of a credential scope"), "execute-api");
     let clock_skew =
         b.key("clock_skew", "how far a request's date may be off").duration(5 * MINUTE, SECOND..=15 * MINUTE);
-    let files = b.key("keys", "the keys that callers sign with").required("file, or a list of 1 to 64", "keys.yaml");
-    let files = files.and_then(|value| Some(value.distinct(1..=64, key_file)?.into_iter().zip(value.one_or_more())));
+    let sources = b
+        .key("keys", "the keys that callers sign with")
+        .required("file, `{ secrets_manager: … }`, or a list of 1 to 64", "keys.yaml");
+    if b.context().is_recording() {
+        managed_source(&mut Block::absent(b.context(), "auth.keys"));
+    }
+    let sources = sources.and_then(|value| {
+        Some(value.distinct_by(1..=64, key_source, is_same_source)?.into_iter().zip(value.one_or_more()))
+    });
     let presigned = presigned(b);
     let unsigned_payload = b.key("unsigned_payload", "requests that sign `UNSIGNED-PAYLOAD`").word(
         UnsignedPayload::Deny,
         &[("deny", UnsignedPayload::Deny), ("allow", UnsignedPayload::Allow)],
         &[],
     );
-    let files: Vec<_> = files?.collect();
-    let key_files = files.iter().map(|(path, _)| path.clone()).collect();
-    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, key_files }, files))
+    let sources: Vec<_> = sources?.collect();
+    let key_sources = sources.iter().map(|(source, _)| source.clone()).collect();
+    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, key_sources }, sources))
 }
 
 fn presigned(b: &mut Block<'_>) -> Presigned {
@@ -225,8 +249,31 @@ fn names(key: crate::config::Key<'_>, default: &str) -> Vec<String> {
         .unwrap_or_else(|| vec![default.to_owned()])
 }
 
-fn key_file(value: Value<'_>) -> Option<PathBuf> {
-    if value.is_later_form(&["secrets_manager"]) { None } else { value.path() }
+fn key_source(value: Value<'_>) -> Option<KeySource> {
+    if value.is_block() {
+        return value.block("", managed_source)?.map(KeySource::SecretsManager);
+    }
+    value.path().map(KeySource::File)
+}
+
+/// A secret has one endpoint and one rhythm.
+fn is_same_source(one: &KeySource, other: &KeySource) -> bool {
+    match (one, other) {
+        (KeySource::SecretsManager(one), KeySource::SecretsManager(other)) => one.arn == other.arn,
+        (one, other) => one == other,
+    }
+}
+
+fn managed_source(b: &mut Block<'_>) -> Option<ManagedSecret> {
+    b.key("secrets_manager", "a key list in AWS Secrets Manager, as JSON").required_block("{ arn: … }", |b| {
+        let arn = b.key("arn", "of the secret; it names the region too").required_text(ARN, ARN_SAMPLE);
+        let refresh = b.key("refresh", "how often it is fetched").duration(5 * MINUTE, SECOND..=24 * HOUR);
+        let endpoint = b
+            .key("endpoint", "asked instead of AWS's own")
+            .nullable(ENDPOINT.form)
+            .and_then(|value| value.text_like(ENDPOINT));
+        Some(ManagedSecret { arn: arn?, refresh, endpoint })
+    })
 }
 
 fn limits(b: &mut Block<'_>) -> Limits {

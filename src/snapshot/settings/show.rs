@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{
-    Balance, Drain, Endpoint, GovernanceKey, KeySetting, Limits, Listen, LogFormat, LogLevel, Mode, Presigned,
-    RateSetting, Route, RouteIntent, Settings, Sign, SignSource, Timeouts, Tls, UnsignedPayload, Upstream,
-    UpstreamMethod,
+    Balance, Drain, Endpoint, GovernanceKey, KeySetting, KeySource, Limits, Listen, LogFormat, LogLevel, ManagedSecret,
+    Mode, Presigned, RateSetting, Route, RouteIntent, Settings, Sign, SignSource, Stage, Timeouts, Tls,
+    UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
@@ -28,7 +28,7 @@ pub(super) fn yaml(settings: &Settings) -> String {
     out.line(1, &format!("region: {}", list(&auth.regions, |region| quoted(region))));
     out.line(1, &format!("service: {}", list(&auth.services, |service| quoted(service))));
     out.line(1, &format!("clock_skew: {}", duration_text(auth.clock_skew)));
-    out.line(1, &format!("keys: {}", list(&auth.key_files, |path| quoted_path(path))));
+    out.line(1, &format!("keys: {}", list(&auth.key_sources, key_source)));
     keys.iter().for_each(|key| write_key(&mut out, key));
     let presigned = match auth.presigned {
         Presigned::Deny => "deny".to_owned(),
@@ -89,13 +89,28 @@ fn write_listen(out: &mut Lines, listen: &Listen) {
     out.line(1, &format!("in_flight: {in_flight}"));
 }
 
+fn key_source(source: &KeySource) -> String {
+    match source {
+        KeySource::File(path) => quoted_path(path),
+        KeySource::SecretsManager(ManagedSecret { arn, refresh, endpoint }) => {
+            let endpoint = endpoint.as_deref().map_or("null".to_owned(), quoted);
+            let refresh = duration_text(*refresh);
+            format!("{{ secrets_manager: {{ arn: {}, refresh: {refresh}, endpoint: {endpoint} }} }}", quoted(arn))
+        }
+    }
+}
+
 /// The principal is the operator's own text; the secret is not written, nor is its length.
 fn write_key(out: &mut Lines, key: &KeySetting) {
     let state = if key.disabled { ", disabled" } else { "" };
+    let stage = match key.stage {
+        Stage::Current => "",
+        Stage::Previous => ", until the next version",
+    };
     out.line(
         1,
         &format!(
-            "# key {} of {}{state} ({})",
+            "# key {} of {}{state}{stage} ({})",
             key.access_key_id,
             quoted(&key.principal),
             quoted(&key.origin.to_string())

@@ -1,13 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::{
-    Balance, Host, Loaded, LogFormat, LogLevel, Mode, Presigned, RateSetting, Route, RouteIntent, Settings, SignSource,
-    UpstreamMethod, reference,
+    Balance, Fetched, Host, KeySource, Loaded, LogFormat, LogLevel, ManagedSecret, Mode, Presigned, RateSetting, Route,
+    RouteIntent, Settings, SignSource, Stage, Unfetched, UpstreamMethod, Versions, reference,
 };
 use crate::config::{Colour, Problems};
 use crate::governance::model::{Operator, RateLimits};
@@ -37,6 +38,10 @@ impl Folder {
 
     fn load(&self, main: &str) -> Result<Loaded, Problems> {
         Settings::load(&self.write("orbit.yaml", main), &environment())
+    }
+
+    fn load_with(&self, main: &str, fetched: &Fetched) -> Result<Loaded, Problems> {
+        Settings::load_with(&self.write("orbit.yaml", main), &environment(), fetched)
     }
 
     fn settings(&self, main: &str) -> Settings {
@@ -200,9 +205,11 @@ fn the_reference_lists_what_the_full_sample_says() {
     let mut written: BTreeSet<String> =
         full_paths().into_iter().map(|(_, path)| path.replace("upstreams.axon", "upstreams.NAME")).collect();
     written.remove("upstreams.NAME");
-    let off_by_default = |path: &&String| ["upstreams.NAME.sign.", "routes."].iter().any(|off| path.starts_with(off));
+    // What is off by default, and the other way to write what the sample writes in a word.
+    let other = ["upstreams.NAME.sign.", "routes.", "auth.keys."];
+    let other = |path: &&String| other.iter().any(|other| path.starts_with(other));
     let missing = asked.difference(&written).filter(|path| !no_default.contains(&path.as_str()));
-    let missing: Vec<&String> = missing.filter(|path| !off_by_default(path)).collect();
+    let missing: Vec<&String> = missing.filter(|path| !other(path)).collect();
     assert!(missing.is_empty(), "not in the sample: {missing:?}");
     assert!(written.is_subset(&asked), "unknown to the reader: {:?}", written.difference(&asked));
     for row in &read {
@@ -554,7 +561,6 @@ fn keys_of_later_versions_are_refused_by_name() {
         "listen: { tls: { cert: a } }",
         "listen: { http2: true }",
         "listen: { proxy_protocol: \"off\" }",
-        "auth: { keys: { secrets_manager: { arn: a } } }",
         "limits: { store: { redis: { url: a } } }",
         "governance: { shadow: x.json }",
         "governance: { remote: {} }",
@@ -581,7 +587,6 @@ fn merged(block: &str) -> String {
     let (name, rest) = block.split_once(": {").unwrap_or((block, ""));
     let inner = rest.trim().strip_suffix('}').unwrap_or(rest).trim();
     match name {
-        "auth" if inner.starts_with("keys") => SMALLEST.replace("keys: keys.yaml", inner),
         "auth" => SMALLEST.replace("  keys: keys.yaml", &format!("  keys: keys.yaml\n  {inner}")),
         "governance" => SMALLEST.replace("  policies:", &format!("  {inner}\n  policies:")),
         _ => with(block),
@@ -663,12 +668,206 @@ fn key_files() {
     assert_eq!(names, ["orbit.yaml", "keys.yaml", "secret", "more.yaml", "default.json"]);
 }
 
+const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:orbit/keys-AbCdEf";
+
+fn managed() -> ManagedSecret {
+    ManagedSecret { arn: ARN.to_owned(), refresh: Duration::from_secs(300), endpoint: None }
+}
+
+/// The smallest file with these sources of keys.
+fn with_sources(keys: &str) -> String {
+    SMALLEST.replace("keys: keys.yaml", &format!("keys: {keys}"))
+}
+
+fn with_managed() -> String {
+    with_sources(&format!("{{ secrets_manager: {{ arn: {ARN:?} }} }}"))
+}
+
+fn fetched(current: &str, previous: Option<&str>) -> Fetched {
+    let versions = Versions { current: current.into(), previous: previous.map(Into::into) };
+    Fetched::default().with(managed(), Ok(Arc::new(versions)))
+}
+
+/// A list with one entry per `(id, secret, principal)`, as JSON.
+fn key_list(entries: &[(&str, &str, &str)]) -> String {
+    let entry = |(id, secret, principal): &(&str, &str, &str)| {
+        format!(r#"{{"access_key_id":"{id}","secret_access_key":"{secret}","principal":"{principal}"}}"#)
+    };
+    format!("[{}]", entries.iter().map(entry).collect::<Vec<_>>().join(",\n"))
+}
+
+/// The keys as `(id, secret, principal, stage)`.
+fn keys_of(settings: &Settings) -> Vec<(&str, &str, &str, Stage)> {
+    fn row(key: &super::KeySetting) -> (&str, &str, &str, Stage) {
+        (key.access_key_id.as_str(), key.secret_access_key.expose_secret(), key.principal.as_str(), key.stage)
+    }
+    settings.keys.iter().map(row).collect()
+}
+
+#[test]
+fn managed_secrets_are_named_with_their_rhythm() {
+    let folder = Folder::new();
+    let other = ARN.replace("orbit", "other");
+    let main = with_sources(&format!(
+        "[keys.yaml, {{ secrets_manager: {{ arn: {ARN:?}, refresh: 30s, endpoint: \"http://127.0.0.1:5000\" }} }}, \
+         {{ secrets_manager: {{ arn: {other:?} }} }}]"
+    ));
+    let outline = Settings::outline(&folder.write("orbit.yaml", &main), &environment()).unwrap();
+    let endpoint = Some("http://127.0.0.1:5000".to_owned());
+    let first = ManagedSecret { refresh: Duration::from_secs(30), endpoint, ..managed() };
+    assert_eq!(outline.secrets, [first.clone(), ManagedSecret { arn: other, ..managed() }]);
+    let versions = |id| Arc::new(Versions { current: key_list(&[(id, "s", "p")]).into(), previous: None });
+    let fetched = Fetched::default().with(outline.secrets[0].clone(), Ok(versions("ONE")));
+    let fetched = fetched.with(outline.secrets[1].clone(), Ok(versions("TWO")));
+    let settings = folder.load_with(&main, &fetched).unwrap().settings;
+    assert_eq!(keys_of(&settings).iter().map(|key| key.0).collect::<Vec<_>>(), ["AKID", "ONE", "TWO"]);
+    let shown = settings.show();
+    assert_eq!(folder.load_with(&shown, &fetched).unwrap().settings.show(), shown);
+    assert_eq!(settings.auth.key_sources[1], KeySource::SecretsManager(first));
+}
+
+#[test]
+fn managed_secrets_that_make_no_sense_are_refused() {
+    let folder = Folder::new();
+    let sources = |inner: &str| with_sources(&format!("{{ secrets_manager: {inner} }}"));
+    let arn = format!("arn: {ARN:?}");
+    for (main, expected) in [
+        (sources("{ arn: orbit/keys }"), vec!["3:35 `orbit/keys` is not valid here"]),
+        (sources("{ refresh: 5m }"), vec!["3:28 `arn` is missing"]),
+        (sources("{}"), vec!["3:28 the block is empty"]),
+        (sources(&format!("{{ {arn}, refresh: 10 }}")), vec!["3:118 has no unit"]),
+        (sources(&format!("{{ {arn}, refresh: 0s }}")), vec!["3:118 out of range"]),
+        (sources(&format!("{{ {arn}, endpoint: \"http://example\" }}")), vec!["3:119 not valid here"]),
+        (sources(&format!("{{ {arn}, region: a }}")), vec!["3:109 unknown key `region`"]),
+        (
+            with_sources(&format!(
+                "[{{ secrets_manager: {{ {arn} }} }}, {{ secrets_manager: {{ {arn}, refresh: 1m }} }}]"
+            )),
+            vec!["3:114 listed twice"],
+        ),
+        (with_sources("{ secret_manager: a }"), vec!["3:9 `secrets_manager` is missing", "3:11 unknown key"]),
+    ] {
+        folder.check(&main, &expected);
+    }
+}
+
+#[test]
+fn a_managed_secret_that_was_not_fetched_says_why() {
+    let folder = Folder::new();
+    let main = with_managed();
+    folder.check(&main, &["3:9 this source needs the network"]);
+    folder.check(&format!("{main}nonsense: 1\n"), &["8:1 unknown key"]);
+    let told = |fetched: &Fetched| folder.load_with(&main, fetched).unwrap_err().to_string();
+    assert!(told(&Fetched::default()).contains("was not fetched"));
+    let unfetched = Unfetched { why: "no such secret".to_owned(), help: "check the ARN" };
+    let told = told(&Fetched::default().with(managed(), Err(unfetched)));
+    assert!(told.contains(&format!("orbit.yaml:3:9: cannot fetch `{ARN}`: no such secret (check the ARN)")), "{told}");
+}
+
+#[test]
+fn both_versions_of_a_managed_secret_count() {
+    let folder = Folder::new();
+    let load = |current: &[_], previous: Option<&[_]>| {
+        let fetched = fetched(&key_list(current), previous.map(key_list).as_deref());
+        folder.load_with(&with_managed(), &fetched).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let (current, previous) = (Stage::Current, Stage::Previous);
+    let loaded = load(
+        &[("A", "new", "p"), ("B", "same", "new name"), ("C", "c", "p")],
+        Some(&[("A", "old", "p"), ("B", "same", "old name"), ("GONE", "g", "p")]),
+    );
+    assert_eq!(
+        keys_of(&loaded.settings),
+        [
+            ("A", "new", "p", current),
+            ("B", "same", "new name", current),
+            ("C", "c", "p", current),
+            ("A", "old", "p", previous),
+            ("GONE", "g", "p", previous),
+        ]
+    );
+    assert_eq!(loaded.files.len(), 2, "a secret is no file: {:?}", loaded.files);
+    assert!(
+        loaded.settings.keys[3].origin.to_string().ends_with("AWSPREVIOUS:1:2"),
+        "{}",
+        loaded.settings.keys[3].origin
+    );
+    let only = load(&[("A", "new", "p")], None);
+    assert_eq!(keys_of(&only.settings), [("A", "new", "p", current)]);
+    let same = load(&[("A", "new", "p")], Some(&[("A", "new", "p")]));
+    assert_eq!(keys_of(&same.settings), [("A", "new", "p", current)]);
+    assert_ne!(only.sha256, same.sha256);
+    assert_ne!(loaded.sha256, load(&[("A", "new", "p"), ("B", "same", "new name"), ("C", "c", "p")], None).sha256);
+}
+
+#[test]
+fn a_key_that_is_disabled_is_disabled_with_its_old_secret() {
+    let folder = Folder::new();
+    let current = r#"[{"access_key_id":"A","secret_access_key":"new","principal":"p","disabled":true}]"#;
+    let fetched = fetched(current, Some(&key_list(&[("A", "old", "p")])));
+    let settings = folder.load_with(&with_managed(), &fetched).unwrap().settings;
+    assert_eq!(keys_of(&settings), [("A", "new", "p", Stage::Current)]);
+}
+
+#[test]
+fn an_invalid_previous_version_refuses_nothing_but_itself() {
+    let folder = Folder::new();
+    for previous in ["hunter2", "[]", "[{\"access_key_id\":\"hunter2\"}]", "{"] {
+        let fetched = fetched(&key_list(&[("A", "new", "p")]), Some(previous));
+        let loaded = folder.load_with(&with_managed(), &fetched).unwrap();
+        assert_eq!(keys_of(&loaded.settings), [("A", "new", "p", Stage::Current)]);
+        let warning = loaded.warnings.iter().find(|warning| warning.message.contains("previous version is not valid"));
+        let warning = warning.unwrap_or_else(|| panic!("{previous}: {:?}", loaded.warnings)).to_string();
+        assert!(!warning.contains("hunter2") && warning.contains("AWSPREVIOUS:1:"), "{warning}");
+    }
+}
+
+#[test]
+fn a_key_of_another_source_is_not_called_back_by_a_previous_version() {
+    let folder = Folder::new();
+    let main = with_sources(&format!("[{{ secrets_manager: {{ arn: {ARN:?} }} }}, keys.yaml]"));
+    let moved = fetched(&key_list(&[("A", "a", "p")]), Some(&key_list(&[("A", "a", "p"), ("AKID", "old", "p")])));
+    let loaded = folder.load_with(&main, &moved).unwrap();
+    assert_eq!(keys_of(&loaded.settings).iter().map(|key| key.0).collect::<Vec<_>>(), ["A", "AKID"]);
+    assert!(loaded.warnings.iter().any(|warning| warning.message.contains("whose secret alone is accepted")));
+    // Twice in current lists is one too many.
+    let twice = fetched(&key_list(&[("AKID", "a", "p")]), None);
+    let told = folder.load_with(&main, &twice).unwrap_err().to_string();
+    assert!(told.contains(&format!("this `access_key_id` is already at {ARN}:1:2")), "{told}");
+}
+
+#[test]
+fn broken_managed_secrets_never_show_what_is_in_them() {
+    let folder = Folder::new();
+    for (text, expected) in [
+        ("hunter2", ":1:1: expected a list"),
+        (
+            "[\n{\"access_key_id\":\"A\",\"secret_access_key\":\"hunter2\",\"principle\":\"p\"}]",
+            ":2:1: `principal` is missing",
+        ),
+        (
+            "[{\"access_key_id\":\"A\",\"secret_access_key\":{\"env\":\"A_SECRET\"},\"principal\":\"p\"}]",
+            ":1:43: what is fetched cannot refer to this machine",
+        ),
+        (
+            "[{\"access_key_id\":\"A\",\"secret_access_key\":{\"file\":\"/etc/hunter2\"},\"principal\":\"p\"}]",
+            ":1:43: what is fetched cannot refer to this machine",
+        ),
+        ("", ":1:1: the file is empty"),
+    ] {
+        let problems = folder.load_with(&with_managed(), &fetched(text, None)).unwrap_err();
+        let shown = format!("{problems}{problems:?}{}{}", problems.render(Colour::Plain), problems.to_json());
+        assert!(shown.contains(&format!("{ARN}{expected}")), "{text}\n{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
 #[test]
 fn broken_key_files_never_show_what_is_in_them() {
     let folder = Folder::new();
     let secret = "hunter2";
     for (keys, expected) in [
-        ("[]", vec!["keys.yaml:1:1 the key file lists no key"]),
+        ("[]", vec!["keys.yaml:1:1 the list holds no key"]),
         ("a: hunter2", vec!["keys.yaml:1:1 expected a list, found a block"]),
         ("hunter2", vec!["keys.yaml:1:1 expected a list, found the text the value"]),
         ("- hunter2", vec!["keys.yaml:1:3 expected a block of `key: value` lines, found the text the value"]),

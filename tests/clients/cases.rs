@@ -156,6 +156,7 @@ pub fn all() -> Vec<Case> {
         with(Credentials::WithToken, Case::presigned("presigned, session token")),
         with(Credentials::WithToken, empty(Case::presigned("presigned, session token, empty body"))),
         Case { query: "b=2&c=3&a=x%20y", ..empty(Case::presigned("presigned, query, not sorted")) },
+        Case { query: "a=2&a=1", ..empty(Case::presigned("presigned, query, one name twice")) },
         refused("mismatch", with(Credentials::WrongSecret, empty(Case::presigned("presigned, wrong secret")))),
         refused("token_mismatch", with(Credentials::WrongToken, empty(Case::presigned("presigned, wrong token")))),
     ]

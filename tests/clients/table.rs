@@ -98,10 +98,11 @@ const BARE: &[&str] = &["query, bare plus", "query, bare reserved", "query, bare
 const LOWER: &[&str] = &["query, escapes in lower case"];
 const PRESIGNED_BODY: &[&str] =
     &["presigned, JSON body", "presigned, unicode body", "presigned, body of 100 KiB", "presigned, session token"];
+const PRESIGNED_TWICE: &[&str] = &["presigned, query, one name twice"];
 const MISMATCH: Departure = Departure::Refused("mismatch");
 
 /// Every fault.
-pub const FAULTS: [Fault; 19] = [
+pub const FAULTS: [Fault; 22] = [
     Fault {
         client: "botocore",
         cases: BARE,
@@ -119,6 +120,12 @@ pub const FAULTS: [Fault; 19] = [
         cases: PRESIGNED_BODY,
         departure: Departure::Impossible,
         reason: "Its presigner moves the members of a body into the query.",
+    },
+    Fault {
+        client: "botocore",
+        cases: PRESIGNED_TWICE,
+        departure: Departure::Altered,
+        reason: "Its presigner keeps the first value of a name and drops the others.",
     },
     Fault {
         client: "botocore and requests",
@@ -139,10 +146,22 @@ pub const FAULTS: [Fault; 19] = [
         reason: "botocore's presigner moves the members of a body into the query.",
     },
     Fault {
+        client: "botocore and requests",
+        cases: PRESIGNED_TWICE,
+        departure: Departure::Altered,
+        reason: "botocore's presigner keeps the first value of a name and drops the others.",
+    },
+    Fault {
         client: "boto3",
         cases: PRESIGNED_BODY,
         departure: Departure::Impossible,
         reason: "botocore's presigner moves the members of a body into the query.",
+    },
+    Fault {
+        client: "boto3",
+        cases: PRESIGNED_TWICE,
+        departure: Departure::Altered,
+        reason: "botocore's presigner keeps the first value of a name and drops the others.",
     },
     Fault {
         client: "requests-aws4auth",

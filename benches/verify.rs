@@ -6,10 +6,14 @@
 #![allow(clippy::expect_used, reason = "a bench that cannot set its scene must stop")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
+use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use orbit::auth::replay::{Mark, Replays};
 use orbit::auth::{KeyEntry, Keyring, Rules, Signer, claim};
 use orbit::clock::{Clock, ManualClock, Moment};
 use orbit::request::Head;
@@ -46,7 +50,7 @@ impl Scene {
                 regions: vec!["us-east-1".into()],
                 services: vec!["execute-api".into()],
                 clock_skew: Duration::from_secs(300),
-                presigned: None,
+                presigned: Some(Duration::from_secs(300)),
                 unsigned_payload: false,
             },
             keyring: keyring(),
@@ -78,21 +82,36 @@ const UNSIGNED: [(&str, &str); 8] = [
 
 /// The same request signed as most clients of execute-api do: without `x-amz-content-sha256`.
 fn undeclared(target: &str, signed: &[(&str, &str)], body: &[u8]) -> Head {
-    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-    use aws_sigv4::sign::v4;
+    signed_by_aws(target, signed, body, SigningSettings::default())
+}
+
+/// The same request with its signature in the query.
+fn presigned(target: &str, signed: &[(&str, &str)], body: &[u8]) -> Head {
+    let mut settings = SigningSettings::default();
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(Duration::from_secs(60));
+    signed_by_aws(target, signed, body, settings)
+}
+
+fn signed_by_aws(target: &str, signed: &[(&str, &str)], body: &[u8], settings: SigningSettings) -> Head {
     let identity = aws_credential_types::Credentials::new(ID, SECRET, None, None, "bench").into();
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region("us-east-1")
         .name("execute-api")
         .time(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_314_600))
-        .settings(SigningSettings::default())
+        .settings(settings)
         .build()
         .expect("all set")
         .into();
     let uri = format!("http://orbit.example{target}");
     let request = SignableRequest::new("POST", uri, signed.iter().copied(), SignableBody::Bytes(body));
     let (instructions, _) = sign(request.expect("signable"), &params).expect("signed").into_parts();
+    let mut target = target.to_owned();
+    for (name, value) in instructions.params() {
+        let glue = if target.contains('?') { '&' } else { '?' };
+        target += &format!("{glue}{name}={}", value.replace('/', "%2F").replace(';', "%3B"));
+    }
     let mut head = format!("POST {target} HTTP/1.1\r\nHost: orbit.example\r\n");
     for (name, value) in UNSIGNED.iter().chain(signed).copied().chain(instructions.headers()) {
         head += &format!("{name}: {value}\r\n");
@@ -125,6 +144,8 @@ fn accepted(c: &mut Criterion) {
     let pairs: Vec<_> = (0..280).map(|n| format!("parameter{:03}=a%20value%2F{n:03}", (n * 11) % 280)).collect();
     let long = format!("/dispatch?{}", pairs.join("&"));
     assert!((7_900..=8_192).contains(&long.len()), "{}", long.len());
+    // Query authentication takes 300 bytes of it.
+    let shorter = format!("/dispatch?{}", pairs.get(..265).unwrap_or_default().join("&"));
 
     let mut group = c.benchmark_group("verify");
     for (name, target, signed, body, declare) in [
@@ -137,6 +158,12 @@ fn accepted(c: &mut Criterion) {
         let scene = Scene::new(target, signed, vec![b'a'; body], declare);
         assert!(scene.verify(), "{name}");
         group.throughput(Throughput::Elements(1));
+        group.bench_function(name, |b| b.iter(|| scene.verify()));
+    }
+    for (name, target) in [("presigned_body_200", target), ("presigned_query_8k", &shorter)] {
+        let mut scene = Scene::new(target, &signed, vec![b'a'; 200], false);
+        scene.head = presigned(target, &signed, &scene.body);
+        assert!(scene.verify(), "{name}");
         group.bench_function(name, |b| b.iter(|| scene.verify()));
     }
     let mut cold = Scene::new(target, &signed, vec![b'a'; 200], false);
@@ -171,6 +198,33 @@ fn refused(c: &mut Criterion) {
         ("expired", head("20240115T103000Z", "20240115T003000Z")),
         ("bearer", head("AWS4-HMAC-SHA256", "Bearer")),
         ("wrong_signature", scene.head.clone()),
+        ("presigned_in_part", parse("POST /dispatch?X-Amz-Credential=a HTTP/1.1\r\nHost: a\r\n".to_owned())),
+        ("presigned_unknown_key", {
+            let head = presigned("/dispatch", &signed, &scene.body);
+            let text = format!("POST {} HTTP/1.1\r\n", head.target().replace(ID, "AKIDUNKNOWN"));
+            let field = |(name, value): (&[u8], &[u8])| {
+                format!("{}: {}\r\n", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
+            };
+            parse(head.fields().map(field).fold(text, |head, line| head + &line))
+        }),
+        // The most that someone who knows a key id can ask for: every form, over a long query.
+        ("wrong_signature_in_all_forms", {
+            let pairs: Vec<_> =
+                (0..280).map(|n| format!("{}=%7c%3a{n:03}", if n % 2 == 0 { "1:" } else { "a" })).collect();
+            let target = format!("/a//.?{}", pairs.join("&"));
+            let fields = [("X-Tabs", "a  b\t c"), ("Host", "orbit.example:443")];
+            let mut text = format!("POST {target} HTTP/1.1\r\n");
+            let list = "host;x-tabs";
+            let authorization = format!(
+                "AWS4-HMAC-SHA256 Credential={ID}/20240115/us-east-1/execute-api/aws4_request, SignedHeaders={list}, \
+                 Signature={}",
+                "0".repeat(64)
+            );
+            for (name, value) in fields.into_iter().chain([("Authorization", &*authorization)]) {
+                text += &format!("{name}: {value}\r\n");
+            }
+            parse(text + "Date: 20240115T103000Z\r\n")
+        }),
     ] {
         let mut scene = Scene { head, ..Scene::new("/dispatch", &signed, vec![b'a'; 200], false) };
         if name == "wrong_signature" {
@@ -182,5 +236,27 @@ fn refused(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, accepted, refused);
+fn replay(c: &mut Criterion) {
+    let table = Arc::new(Replays::new(7));
+    let mut signatures = 0_u64;
+    let mut next = || {
+        signatures += 1;
+        // Spread as signatures are, by the multiplier of SplitMix64.
+        let half = u128::from(signatures.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(signatures);
+        let text = format!("{half:032x}{half:032x}");
+        Mark::new(text.as_bytes().try_into().expect("64 digits"), 1_705_314_600, 1_705_314_900, 300)
+    };
+    let now = ManualClock::at(1_705_314_600).now();
+    for _ in 0..1_000_000 {
+        table.reserve(&next(), now).map(|mut reservation| reservation.use_up()).ok();
+    }
+    let mark = next();
+    let mut group = c.benchmark_group("replay");
+    group.bench_function("reserve_and_give_back_of_1M", |b| b.iter(|| table.reserve(black_box(&mark), now).is_ok()));
+    table.reserve(&mark, now).map(|mut reservation| reservation.use_up()).expect("new");
+    group.bench_function("replayed_of_1M", |b| b.iter(|| table.reserve(black_box(&mark), now).is_err()));
+    group.finish();
+}
+
+criterion_group!(benches, accepted, refused, replay);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::auth::replay::{Doubt, Mode};
 use crate::axon::Call;
 use crate::clock::Moment;
 use crate::error::Rejection;
@@ -23,6 +24,8 @@ pub struct Observation<'a> {
     /// Why it was refused.
     pub refusal: Option<Rejection>,
     pub decision: Option<Decided>,
+    /// What spoke against this being the first use of its signature.
+    pub doubt: Option<(Mode, Doubt)>,
     /// Limits that refused, or would have in shadow mode.
     pub limited: [Option<&'static str>; 3],
     /// Every exchange with Axon, failed ones included.
@@ -49,6 +52,7 @@ impl<'a> Observation<'a> {
             ended: began,
             refusal: None,
             decision: None,
+            doubt: None,
             limited: [None; 3],
             calls: Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! THE journey of a dispatch, its steps in order. Read this first.
 //!
 //! A request *arrives*, is *located*, passes the *door*, makes a *claim*, brings its *body*, becomes a
-//! *caller*, passes the *desk*, is *governed*. Each step takes what the step before it made, so none can
+//! *caller*, whose signature counts *once*, passes the *desk*, is *governed*. Each step takes what the step before it made, so none can
 //! be left out or swapped. What comes after, asking Axon and answering, is in `axon` and `proxy`.
 //!
 //! Invariant: no byte reaches governance or Axon before the signature over head and body is verified and
@@ -16,6 +16,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
+use crate::auth::replay::{Mode, Reservation};
 use crate::auth::{self, Caller};
 use crate::axon::Upstream;
 use crate::clock::{Clock, Moment};
@@ -74,6 +75,8 @@ pub struct Admitted {
     pub decision: Decided,
     /// Holds the request's place among those in flight.
     pub permit: Permit,
+    /// Holds the signature's place among those that were used; to be used up before Axon is asked.
+    pub reservation: Reservation,
 }
 
 /// Takes a dispatch from its head to governance's yes.
@@ -95,11 +98,12 @@ pub async fn admit(
     let body = whole_body(arrival, source).await?;
     let caller = claim.identify(&body)?;
     let scene = DeskScene { caller: &caller, now: clock.now() };
+    let reservation = once(snapshot, &scene, standing)?;
     snapshot.gates.desk(&scene, standing).map_err(rejected)?;
     let (dispatch, context) = read(&body)?;
     let decision = govern(snapshot, &scene, &dispatch, &context, clock, standing)?;
     let upstream = route(snapshot, &dispatch)?;
-    Ok(Admitted { body, client, caller, upstream, decision, permit })
+    Ok(Admitted { body, client, caller, upstream, decision, permit, reservation })
 }
 
 /// Step 3: what a stranger is checked for. Strangers spend only their own address's allowance.
@@ -130,6 +134,20 @@ async fn whole_body(arrival: &Arrival, source: &mut impl BodySource) -> Result<B
         Stop::Rejected(Rejection::unavailable("overload", "too many bodies are being waited for").closing())
     })?;
     body.await
+}
+
+/// Step 6, its end: a signature counts once. Whatever refuses the request later gives its place back.
+fn once(snapshot: &Snapshot, scene: &DeskScene<'_>, standing: &mut Standing) -> Result<Reservation, Stop> {
+    let Some(guard) = &snapshot.replay else { return Ok(Reservation::default()) };
+    let doubt = match guard.table.reserve(scene.caller.mark(), scene.now) {
+        Ok(reservation) => return Ok(reservation),
+        Err(doubt) => doubt,
+    };
+    standing.doubt = Some((guard.mode, doubt));
+    match guard.mode {
+        Mode::Observe => Ok(Reservation::default()),
+        Mode::Enforce => Err(Stop::Rejected(doubt.rejection(scene.caller, scene.now))),
+    }
 }
 
 /// Step 7: the body as a dispatch.

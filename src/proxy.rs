@@ -124,6 +124,7 @@ impl Proxy {
         for stood in reply.standing.limits().iter().filter(|stood| !stood.verdict.admitted) {
             observation.limited_by(stood.limit);
         }
+        observation.doubt = reply.standing.doubt;
         self.gateway.observe(&observation, &arrival.snapshot);
         matches!(ended, Ended::Sent(_))
     }
@@ -182,14 +183,18 @@ impl Reply<'_> {
             }
             Err(Stop::Gone) => return Ended::ClientLeft,
         };
-        let Admitted { body, client, caller, upstream, decision, permit: _permit } = admitted;
+        let Admitted { body, client, caller, upstream, decision, permit: _permit, mut reservation } = admitted;
         note.decision = Some(decision.clone());
 
         yield_now().await;
         let principal = caller.principal();
         let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client, principal };
         let mut watch = Watch::new(session);
+        reservation.use_up();
         let exchange = forward(&upstream, &outgoing, &gateway.clock, watch.gone(), &mut note.calls).await;
+        if exchange.is_err() && !note.calls.iter().any(|call| call.outcome.may_have_begun()) {
+            reservation.give_back();
+        }
         match exchange {
             Ok(exchange) => self.relay(&mut watch, exchange, &decision, note).await,
             Err(Some(rejection)) => self.refuse(session, rejection, Some(&decision), note).await,

@@ -21,6 +21,7 @@ mod limits;
 mod observability;
 mod presigned;
 mod reload;
+mod replay;
 mod rotation;
 mod sigv4_attacks;
 mod sigv4_suite;

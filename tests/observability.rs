@@ -660,7 +660,8 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "outcome" => Outcome::ALL.iter().map(|o| o.label()).collect(),
         "limit" => ["per_ip", "global", "governance"].into(),
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
-        "bound" => ["connections", "in_flight"].into(),
+        "mode" => ["observe", "enforce"].into(),
+        "bound" => ["connections", "in_flight", "replay"].into(),
         "result" => {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
             labels.chain(["accepted", "unchanged", "refused"]).collect()
@@ -1003,12 +1004,17 @@ fn signature_issue(issue: Issue) -> &'static str {
         Issue::PayloadMismatch => "the body is not the one that was declared, or must be declared and is not",
         Issue::TokenMismatch => "the session token is not the key's",
         Issue::Mismatch => "unknown key, disabled key, wrong secret or altered request; Orbit's log tells which",
+        Issue::Replayed => "the signature is right and was used before; only with `auth.replay: enforce`",
     }
 }
 
 /// `details.issue` of a 503: when, and whether Axon may have begun.
 const UNAVAILABLE: [(&str, &str, &str); 8] = [
-    ("overload", "`listen.in_flight` or `listen.connections` is reached", "no"),
+    (
+        "overload",
+        "`listen.in_flight` or `listen.connections` is reached, or the table of `auth.replay: enforce` is full",
+        "no",
+    ),
     ("draining", "this instance is going down", "no"),
     ("no_healthy_backend", "no endpoint of Axon can be reached", "no"),
     ("no_route", "among several upstreams none takes the intent", "no"),

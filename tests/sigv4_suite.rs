@@ -877,7 +877,8 @@ fn issues_are_spelt_as_in_the_contract() {
             "not_yet_valid",
             "payload_mismatch",
             "token_mismatch",
-            "mismatch"
+            "mismatch",
+            "replayed"
         ]
     );
 }

@@ -102,7 +102,7 @@ pub fn examine(patient: &Patient<'_>, refused: &Rejection, audience: Audience) -
         Issue::Expired | Issue::NotYetValid => Some(said(consultation.clock()?)),
         Issue::PayloadMismatch => consultation.payload(),
         Issue::TokenMismatch if audience == Audience::Operator => Some(said(consultation.token())),
-        Issue::TokenMismatch | Issue::Malformed | Issue::UnsupportedAlgorithm => advised(),
+        Issue::TokenMismatch | Issue::Malformed | Issue::UnsupportedAlgorithm | Issue::Replayed => advised(),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod claim;
 pub mod doctor;
 pub mod keyring;
 pub mod query;
+pub mod replay;
 pub mod sign;
 pub mod stamp;
 pub mod verify;
@@ -47,11 +48,13 @@ pub enum Issue {
     TokenMismatch,
     /// Unknown key, unusable key or wrong signature; the log tells them apart.
     Mismatch,
+    /// The signature is right and was used before.
+    Replayed,
 }
 
 impl Issue {
     /// Every issue, for metric labels and documentation.
-    pub const ALL: [Issue; 10] = [
+    pub const ALL: [Issue; 11] = [
         Issue::Malformed,
         Issue::UnsupportedAlgorithm,
         Issue::UnsignedHeader,
@@ -62,6 +65,7 @@ impl Issue {
         Issue::PayloadMismatch,
         Issue::TokenMismatch,
         Issue::Mismatch,
+        Issue::Replayed,
     ];
 
     /// The contract's spelling.
@@ -77,6 +81,7 @@ impl Issue {
             Issue::PayloadMismatch => "payload_mismatch",
             Issue::TokenMismatch => "token_mismatch",
             Issue::Mismatch => "mismatch",
+            Issue::Replayed => "replayed",
         }
     }
 
@@ -98,6 +103,7 @@ impl Issue {
             Issue::PayloadMismatch => "sign the bytes that are sent",
             Issue::TokenMismatch => "send the token that came with the key",
             Issue::Mismatch => "check key and secret, and that nothing rewrites host, path, query or body",
+            Issue::Replayed => "sign each try anew; give dispatches of the same second different bodies or headers",
         }
     }
 }

@@ -24,6 +24,7 @@ use super::canonical::{Canonical, Form, escapes_are_valid};
 use super::claim::{ALGORITHM, Credential, Parts, at_most_one, hex64, malformed};
 use super::keyring::{KEYS_PER_ID_MAX, Key, Keyring, SigningKey, Standing};
 use super::query::{Parameters, has_query_authentication};
+use super::replay::Mark;
 use super::stamp::Stamp;
 use super::{Issue, refuse};
 use crate::clock::Moment;
@@ -47,6 +48,7 @@ pub struct Rules {
 /// A signature that can still be right: everything but the body is checked.
 pub struct Claim {
     proof: Proof,
+    mark: Mark,
 }
 
 impl fmt::Debug for Claim {
@@ -63,6 +65,7 @@ impl fmt::Debug for Claim {
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<Key>,
+    mark: Mark,
 }
 
 impl Caller {
@@ -77,6 +80,11 @@ impl Caller {
     /// The very key that the signature holds for, of those that share its id.
     pub fn key(&self) -> &Arc<Key> {
         &self.key
+    }
+
+    /// What to know the signature by, should it come again.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
     }
 }
 
@@ -135,7 +143,8 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
     }
     let canonical = Canonical::new(head, &parts)?;
     let stamp = stamp(head, &parts)?;
-    check_window(&stamp, lifetime(&parts, rules)?, rules, now)?;
+    let lifetime = lifetime(&parts, rules)?;
+    check_window(&stamp, lifetime, rules, now)?;
     let (region, service) = check_scope(&parts.credential, &stamp, rules)?;
     let presigned = parts.presigned.as_ref();
     let payload = Payload::read(said_once(head, "x-amz-content-sha256", presigned.and_then(|p| p.payload))?, rules)?;
@@ -172,7 +181,10 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
             if let Payload::Hash(hash) = payload { Proof::Declared(key, hash) } else { Proof::Unsigned(key) }
         }
     };
-    Ok(Claim { proof })
+    let signed_at = stamp.unix_seconds();
+    let valid_until = signed_at + lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+    let mark = Mark::new(parts.signature, signed_at, valid_until, rules.clock_skew.as_secs());
+    Ok(Claim { proof, mark })
 }
 
 impl Claim {
@@ -198,7 +210,7 @@ impl Claim {
                 holder.ok_or_else(|| wrong_secret(seal.access_key_id()))?.clone()
             }
         };
-        Ok(Caller { key })
+        Ok(Caller { key, mark: self.mark })
     }
 }
 
@@ -340,13 +352,20 @@ fn check_window(stamp: &Stamp, lifetime: Duration, rules: &Rules, now: Moment) -
     } else {
         return Ok(());
     };
-    let details = Details::Skew {
-        issue: issue.as_str(),
-        server_time: now.unix_seconds(),
-        request_time: stamp.unix_seconds(),
-        allowed_skew_seconds: rules.clock_skew.as_secs(),
-    };
-    Err(Rejection { details, ..refuse(issue, why) })
+    Err(outside_window(issue, why, stamp.unix_seconds(), rules.clock_skew.as_secs(), now))
+}
+
+/// The refusal of what was signed at another time, with what a client needs to see why.
+pub(super) fn outside_window(
+    issue: Issue,
+    why: &'static str,
+    request_time: u64,
+    allowed_skew_seconds: u64,
+    now: Moment,
+) -> Rejection {
+    let (issue_name, server_time) = (issue.as_str(), now.unix_seconds());
+    let details = Details::Skew { issue: issue_name, server_time, request_time, allowed_skew_seconds };
+    Rejection { details, ..refuse(issue, why) }
 }
 
 /// Compares the scope with the configuration and the stamp; returns the configuration's own words.

@@ -43,6 +43,19 @@ impl Outcome {
         Outcome::Abandoned,
     ];
 
+    /// Whether Axon may have begun with the request.
+    pub const fn may_have_begun(self) -> bool {
+        match self {
+            Outcome::ConnectFailed => false,
+            Outcome::Success
+            | Outcome::Refused
+            | Outcome::Error
+            | Outcome::Timeout
+            | Outcome::Broken
+            | Outcome::Abandoned => true,
+        }
+    }
+
     /// The value of the `outcome` label.
     pub const fn label(self) -> &'static str {
         match self {

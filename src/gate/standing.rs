@@ -1,8 +1,9 @@
-//! Where a request stands with the limits it passed: what the rate-limit headers tell.
+//! Where a request stands with what it passed: what the rate-limit headers tell, and a doubt about its signature.
 
 use arrayvec::ArrayVec;
 use std::time::Duration;
 
+use crate::auth::replay::{Doubt, Mode};
 use crate::limit::{Rate, Verdict};
 
 /// Limits that can apply to one request; a further one would not be told.
@@ -23,6 +24,8 @@ pub struct Stood {
 #[derive(Debug, Clone, Default)]
 pub struct Standing {
     limits: ArrayVec<Stood, LIMITS_MAX>,
+    /// What spoke against this being the signature's first use, and whether that refused it.
+    pub doubt: Option<(Mode, Doubt)>,
 }
 
 impl Standing {

@@ -6,13 +6,14 @@ pub mod settings;
 
 use std::sync::Arc;
 
+use crate::auth::replay::{Guard, Mode, Replays};
 use crate::auth::{KeyEntry, KeyProblem, Keyring, Rules};
 use crate::axon::{Meter, Upstreams};
 use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
 use crate::limit::{Capacity, Rate, Window, admit_all};
-use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Settings, UnsignedPayload};
+use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Replay, Settings, UnsignedPayload};
 
 /// One configuration, complete. A request holds on to the one it began with.
 pub struct Snapshot {
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub settings: Settings,
     pub rules: Rules,
     pub keyring: Keyring,
+    /// `None` while signatures may come again.
+    pub replay: Option<Guard>,
     pub gates: Gates,
     pub policies: Policies,
     policy_windows: Vec<Vec<Arc<Window>>>,
@@ -75,6 +78,7 @@ impl Snapshot {
         let upstreams =
             Upstreams::build(&settings, known, ingredients.clock, ingredients.meter).map_err(|line| vec![line])?;
 
+        let replay = replay(&settings, &mut book);
         let policy_windows = policy_windows(&policies, &mut book);
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.
         let in_flight = settings.listen.in_flight as usize;
@@ -87,6 +91,7 @@ impl Snapshot {
             sha256,
             rules: rules(&settings),
             keyring,
+            replay,
             gates,
             policies,
             policy_windows,
@@ -142,6 +147,18 @@ pub fn rules(settings: &Settings) -> Rules {
         },
         unsigned_payload: auth.unsigned_payload == UnsignedPayload::Allow,
     }
+}
+
+/// The table of used signatures outlives every change but being switched off.
+fn replay(settings: &Settings, book: &mut Book) -> Option<Guard> {
+    let mode = match settings.auth.replay {
+        Replay::Off => return None,
+        Replay::Observe => Mode::Observe,
+        Replay::Enforce => Mode::Enforce,
+    };
+    let seed = book.seed();
+    let Ok(table) = book.keep("replay".to_owned(), &(), || Ok::<_, std::convert::Infallible>(Replays::new(seed)));
+    Some(Guard { mode, table })
 }
 
 /// What signatures are made with.

@@ -168,6 +168,7 @@ pub struct Auth {
     pub clock_skew: Duration,
     pub presigned: Presigned,
     pub unsigned_payload: UnsignedPayload,
+    pub replay: Replay,
     /// Where [`Settings::keys`] came from: 1–64, no duplicates.
     pub key_sources: Vec<KeySource>,
 }
@@ -205,6 +206,19 @@ pub enum Presigned {
 pub enum UnsignedPayload {
     Deny,
     Allow,
+}
+
+/// Dispatches whose signature was used before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    Off,
+    Observe,
+    Enforce,
+}
+
+impl Replay {
+    pub(crate) const NAMES: [(&str, Replay); 3] =
+        [("off", Replay::Off), ("observe", Replay::Observe), ("enforce", Replay::Enforce)];
 }
 
 /// `None` is the word `disabled`.

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use log::{Level, LevelFilter};
 
+use crate::auth::replay::Mode;
 use crate::axon::Outcome;
 use crate::observation::Observation;
 
@@ -28,6 +29,10 @@ impl LineFormat {
         let at = at.to_string();
         let mut lines = Lines { format: self, least, at: &at, id: observation.ids.correlation(), out };
 
+        // In the other mode it is the refusal.
+        if let Some((Mode::Observe, doubt)) = observation.doubt {
+            lines.event(Level::Warn, "REPLAY", |line| line.text("observed", doubt.text(), "outcome", "message"));
+        }
         if let Some(decision) = &observation.decision {
             let word = if decision.allowed { "allowed" } else { "denied" };
             lines.event(Level::Info, "GOVERNANCE", |line| {

@@ -9,6 +9,7 @@ use prometheus::{
 };
 
 use crate::auth::Issue;
+use crate::auth::replay::{Doubt, Mode};
 use crate::aws::Renewal;
 use crate::axon::{BackendMetrics, Meter, Outcome, Resolution};
 use crate::clock::Moment;
@@ -49,12 +50,14 @@ pub struct Metrics {
     key_source_success: IntGaugeVec,
     generation: IntGauge,
     log_dropped: Gauge,
+    replays: [IntCounter; Mode::ALL.len()],
+    replays_full: IntCounter,
     in_flight_full: IntCounter,
     connections_full: IntCounter,
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 20] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 21] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -75,6 +78,7 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 20] = [
     ),
     ("orbit_rate_limited_total", "counter", "Requests that a limit refused, or would have in shadow mode.", &["limit"]),
     ("orbit_auth_failures_total", "counter", "Requests whose signature was refused.", &["issue"]),
+    ("orbit_replays_total", "counter", "Dispatches whose signature was used before.", &["mode"]),
     ("orbit_in_flight_requests", "gauge", "Requests being served.", &[]),
     ("orbit_connections", "gauge", "Open client connections.", &[]),
     ("orbit_overload_total", "counter", "Times a configured bound was hit.", &["bound"]),
@@ -116,6 +120,7 @@ impl Metrics {
         let resolutions = counters(&registry, "orbit_resolutions_total")?;
         let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
+        let replays = counters(&registry, "orbit_replays_total")?;
         let reloads = counters(&registry, "orbit_config_reloads_total")?;
         let key_source_refreshes = counters(&registry, "orbit_key_source_refreshes_total")?;
         let overload = counters(&registry, "orbit_overload_total")?;
@@ -152,6 +157,8 @@ impl Metrics {
             key_source_success: gauges(&registry, "orbit_key_source_last_success_timestamp_seconds")?,
             generation: plain("orbit_config_generation")?,
             log_dropped,
+            replays: Mode::ALL.map(|mode| replays.with_label_values(&[mode.label()])),
+            replays_full: overload.with_label_values(&["replay"]),
             in_flight_full: overload.with_label_values(&["in_flight"]),
             connections_full: overload.with_label_values(&["connections"]),
             registry,
@@ -178,18 +185,31 @@ impl Metrics {
         for call in &observation.calls {
             call.backend.metrics().count(call.outcome, call.took);
         }
+        match observation.doubt {
+            Some((mode, Doubt::Replayed)) => {
+                let counter = Mode::ALL.iter().position(|m| *m == mode).and_then(|at| self.replays.get(at));
+                counter.into_iter().for_each(IntCounter::inc);
+            }
+            Some((_, Doubt::Full)) => self.replays_full.inc(),
+            Some((_, Doubt::Forgotten)) | None => {}
+        }
         if let Some(refusal) = &observation.refusal {
-            self.refused(refusal, observation.head.is_some());
+            self.refused(refusal, observation);
         }
     }
 
-    fn refused(&self, refusal: &Rejection, has_head: bool) {
+    fn refused(&self, refusal: &Rejection, observation: &Observation<'_>) {
         let issue = match (refusal.code, &refusal.details) {
             (Code::MissingAuthorization, _) => "missing",
             (Code::InvalidSignature, Details::Issue(issue) | Details::Skew { issue, .. }) => issue,
-            // A connection too many is refused before it sent a head.
             (Code::ServiceUnavailable, Details::Issue("overload")) => {
-                return if has_head { &self.in_flight_full } else { &self.connections_full }.inc();
+                return match observation {
+                    // Counted already.
+                    Observation { doubt: Some((Mode::Enforce, Doubt::Full)), .. } => {}
+                    // A connection too many is refused before it sent a head.
+                    Observation { head: None, .. } => self.connections_full.inc(),
+                    Observation { .. } => self.in_flight_full.inc(),
+                };
             }
             _ => return,
         };

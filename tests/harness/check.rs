@@ -77,7 +77,7 @@ const CODES: [(&str, u16); 14] = [
     ("SERVICE_UNAVAILABLE", 503),
 ];
 
-const SIGNATURE_ISSUES: [&str; 10] = [
+const SIGNATURE_ISSUES: [&str; 11] = [
     "malformed",
     "unsupported_algorithm",
     "unsigned_header",
@@ -88,6 +88,7 @@ const SIGNATURE_ISSUES: [&str; 10] = [
     "payload_mismatch",
     "token_mismatch",
     "mismatch",
+    "replayed",
 ];
 
 /// Headers that may leave Orbit, in lower case.

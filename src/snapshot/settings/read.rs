@@ -13,7 +13,7 @@ use super::managed::{is_arn, is_endpoint};
 use super::{
     Auth, Balance, Drain, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Host, KeySource,
     Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability, Outline, PerIpLimit,
-    Presigned, RateSetting, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts,
+    Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts,
     UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
@@ -220,9 +220,14 @@ fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(KeySource, Value<'a>)>)> {
         &[("deny", UnsignedPayload::Deny), ("allow", UnsignedPayload::Allow)],
         &[],
     );
+    let replay = b.key("replay", "dispatches whose signature was used before; `observe` counts and lets through").word(
+        Replay::Off,
+        &Replay::NAMES,
+        &[],
+    );
     let sources: Vec<_> = sources?.collect();
     let key_sources = sources.iter().map(|(source, _)| source.clone()).collect();
-    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, key_sources }, sources))
+    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, replay, key_sources }, sources))
 }
 
 fn presigned(b: &mut Block<'_>) -> Presigned {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{
     Balance, Drain, Endpoint, GovernanceKey, KeySetting, KeySource, Limits, Listen, LogFormat, LogLevel, ManagedSecret,
-    Mode, Presigned, RateSetting, Route, RouteIntent, Settings, Sign, SignSource, Stage, Timeouts, Tls,
+    Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource, Stage, Timeouts, Tls,
     UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
@@ -40,6 +40,8 @@ pub(super) fn yaml(settings: &Settings) -> String {
         UnsignedPayload::Allow => "allow",
     };
     out.line(1, &format!("unsigned_payload: {unsigned}"));
+    let replay = Replay::NAMES.iter().find(|(_, replay)| *replay == auth.replay).map_or("", |(name, _)| name);
+    out.line(1, &format!("replay: \"{replay}\""));
     write_limits(&mut out, limits);
     out.line(0, "governance:");
     out.line(1, &format!("policies: {}", list(&governance.policy_sources, |path| quoted_path(path))));

@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::{
-    Balance, Fetched, Host, KeySource, Loaded, LogFormat, LogLevel, ManagedSecret, Mode, Presigned, RateSetting, Route,
-    RouteIntent, Settings, SignSource, Stage, Unfetched, UpstreamMethod, Versions, reference,
+    Balance, Fetched, Host, KeySource, Loaded, LogFormat, LogLevel, ManagedSecret, Mode, Presigned, RateSetting,
+    Replay, Route, RouteIntent, Settings, SignSource, Stage, Unfetched, UpstreamMethod, Versions, reference,
 };
 use crate::config::{Colour, Problems};
 use crate::governance::model::{Operator, RateLimits};
@@ -619,6 +619,19 @@ fn presigned_requests_are_refused_or_have_a_longest_life() {
 }
 
 #[test]
+fn replay_is_one_of_three_words() {
+    let folder = Folder::new();
+    let replay = |text: &str| merged(&format!("auth: {{ replay: {text} }}"));
+    assert_eq!(folder.settings(SMALLEST).auth.replay, Replay::Off);
+    for (name, mode) in Replay::NAMES {
+        let settings = folder.settings(&replay(name));
+        assert_eq!((settings.auth.replay, folder.settings(&settings.show()).auth.replay), (mode, mode));
+    }
+    folder.check(&replay("on"), &["4:11 `on` is not `off`, `observe` or `enforce`"]);
+    folder.check(&replay("true"), &["4:11 `true` is not `off`, `observe` or `enforce`"]);
+}
+
+#[test]
 fn suggestions_name_the_nearest_key() {
     let folder = Folder::new();
     let help = |block: &str| {
@@ -1105,7 +1118,7 @@ fn what_is_shown_reads_back_the_same() {
         listen: { address: ['127.0.0.1:0', '[::1]:8080'], trusted_proxies: [10.0.0.0/8, 'fd00::/8'], body_bytes: 1025B,\n  \
         header_timeout: 1500ms, connections: 7 }\n\
         drain: { min: 0s, max: 90s }\n\
-        auth: { region: [a, b], service: c, clock_skew: 60s, keys: [keys.yaml], unsigned_payload: allow }\n\
+        auth: { region: [a, b], service: c, clock_skew: 60s, keys: [keys.yaml], unsigned_payload: allow, replay: enforce }\n\
         limits: { per_ip: disabled, global: { rate: 7/h, mode: shadow }, governance: { rate: 3/s } }\n\
         governance: { policies: [policies/*.json, more/x.yaml] }\n\
         upstreams: { my-axon: { endpoints: ['http://localhost', 'http://[::1]:9000/'], keepalive: 0,\n  \

@@ -26,5 +26,6 @@ mod rotation;
 mod sigv4_attacks;
 mod sigv4_suite;
 mod sigv4_verify;
+mod under_load;
 mod upstream_tls;
 mod upstreams;

@@ -2,7 +2,7 @@
 //! request that came whole, so that a request that was sent twice is found.
 //!
 //! Commands come as lines on standard input and are answered with the same line; the end of input ends the program.
-//! `serve`, `slow MS`, `reset`, `fail`, `race` say what happens to requests from now on, `flap MS` takes it off the
+//! `serve`, `slow MS`, `reset`, `fail`, `race`, `idle MS` say what happens to requests from now on, `flap MS` takes it off the
 //! network and back in turn, `stop` ends it as a well-behaved server ends. What only an operating system can do, such
 //! as killing or stopping the process, is done from outside.
 
@@ -37,6 +37,8 @@ enum Mode {
     Fail,
     /// A connection serves one request and ends as the next arrives, before that is read.
     Race,
+    /// A connection that was idle for so long ends.
+    Idle(Duration),
     /// The answer under way is the connection's last.
     Stop,
 }
@@ -132,6 +134,7 @@ fn obey(axon: &Axon, command: &str) -> Result<Option<tokio::time::Interval>, Fai
         "reset" => Mode::Reset,
         "fail" => Mode::Fail,
         "race" => Mode::Race,
+        "idle" => Mode::Idle(milliseconds()?),
         "stop" => Mode::Stop,
         "flap" => {
             flapping = Some(tokio::time::interval(milliseconds()?));
@@ -174,6 +177,11 @@ async fn serve(axon: &Axon, mut stream: TcpStream) -> io::Result<()> {
             // Unread bytes make the end an RST, as they do when a server's idle timer meets a request.
             return stream.readable().await;
         }
+        if let (1.., Mode::Idle(longest)) = (turn, axon.mode.get())
+            && tokio::time::timeout(longest, stream.readable()).await.is_err()
+        {
+            return Ok(());
+        }
         let request = loop {
             if let Some(request) = whole(received.get(..filled).unwrap_or_default())? {
                 break request;
@@ -201,7 +209,7 @@ async fn serve(axon: &Axon, mut stream: TcpStream) -> io::Result<()> {
             Mode::Reset => return stream.set_zero_linger(),
             Mode::Slow(longer) => tokio::time::sleep(longer).await,
             Mode::Fail if !request.probe => status = "500 Internal Server Error",
-            Mode::Serve | Mode::Fail | Mode::Race | Mode::Stop => {}
+            Mode::Serve | Mode::Fail | Mode::Race | Mode::Idle(_) | Mode::Stop => {}
         }
         let last = axon.mode.get() == Mode::Stop;
         let connection = if last { "close" } else { "keep-alive" };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orbit::auth::replay::{Doubt, Mode};
 use orbit::clock::{Clock, ManualClock};
-use orbit::error::Rejection;
+use orbit::error::{Code, Details, Rejection};
 use orbit::gateway::Reloaded;
 use orbit::observation::Observation;
 use orbit::request::correlation::{Ids, UuidV7};
@@ -16,6 +16,7 @@ use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract, rate_limit};
 use crate::harness::client::{Client, Message, Response, within};
 use crate::harness::gateway::{BODY, Gateway, Setup, signing};
+use crate::sigv4_suite;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -266,6 +267,24 @@ async fn a_forged_copy_takes_no_place() {
     let forged = gateway.dispatch(BODY).but_send(BODY.replace("user123", "user124")).sign(&signing(), gateway.now());
     assert_eq!(sent(&gateway, &forged).await, "mismatch");
     assert_eq!(sent(&gateway, &honest).await, "200");
+}
+
+#[test]
+fn each_doubt_has_its_own_refusal() {
+    let signed = sigv4_suite::sign_with(sigv4_suite::base(), sigv4_suite::SIGNING);
+    let keyring = sigv4_suite::ring(sigv4_suite::key(sigv4_suite::ID, sigv4_suite::SECRET, None));
+    let caller = sigv4_suite::verify(&signed, &sigv4_suite::rules(), &keyring, sigv4_suite::now()).expect("a caller");
+    let later = ManualClock::at(sigv4_suite::NOW + 301).now();
+    let refusal = |doubt: Doubt| {
+        let Rejection { code, details, why, .. } = doubt.rejection(&caller, later);
+        assert!(why.contains(doubt.text()), "{why}");
+        (code, details)
+    };
+    assert_eq!(refusal(Doubt::Replayed), (Code::InvalidSignature, Details::Issue("replayed")));
+    assert_eq!(refusal(Doubt::Full), (Code::ServiceUnavailable, Details::Issue("overload")));
+    let (server_time, request_time) = (sigv4_suite::NOW + 301, sigv4_suite::NOW);
+    let expired = Details::Skew { issue: "expired", server_time, request_time, allowed_skew_seconds: 300 };
+    assert_eq!(refusal(Doubt::Forgotten), (Code::InvalidSignature, expired));
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Request {
 
 /// How AWS's signer is to sign.
 #[derive(Clone, Copy)]
-struct Signing<'a> {
+pub(crate) struct Signing<'a> {
     secret: &'a str,
     token: Option<&'a str>,
     region: &'a str,
@@ -118,7 +118,7 @@ struct Signing<'a> {
     leave_out: &'a [&'static str],
 }
 
-const SIGNING: Signing<'static> = Signing {
+pub(crate) const SIGNING: Signing<'static> = Signing {
     secret: SECRET,
     token: None,
     region: "us-east-1",
@@ -130,7 +130,7 @@ const SIGNING: Signing<'static> = Signing {
 };
 
 /// Signs with the full signer of `aws-sigv4` and adds the headers it asks for.
-fn sign_with(mut request: Request, how: Signing<'_>) -> Request {
+pub(crate) fn sign_with(mut request: Request, how: Signing<'_>) -> Request {
     let mut settings = SigningSettings::default();
     if how.declare {
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -209,7 +209,7 @@ pub(crate) fn rules() -> Rules {
     }
 }
 
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     ManualClock::at(NOW).now()
 }
 

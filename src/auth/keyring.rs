@@ -209,8 +209,12 @@ impl Key {
     }
 
     fn has_credential_of(&self, other: &Key) -> bool {
-        let token = |key: &Key| key.token.as_ref().map(|token| token.expose_secret().to_owned());
-        self.secret.expose_secret() == other.secret.expose_secret() && token(self) == token(other)
+        let same_token = match (&self.token, &other.token) {
+            (Some(token), Some(other)) => token.expose_secret() == other.expose_secret(),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_token && self.secret.expose_secret() == other.secret.expose_secret()
     }
 
     pub(super) fn secret(&self) -> &SecretString {

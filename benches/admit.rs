@@ -120,7 +120,7 @@ fn bench(c: &mut Criterion) {
             let arrival = Arrival { head, ids, peer, began, snapshot: snapshot.clone() };
             let mut standing = Standing::default();
             let mut body = Here(Bytes::from_static(BODY));
-            let admitted = runtime.block_on(admit(&arrival, &mut body, &*clock, &mut standing));
+            let admitted = runtime.block_on(admit(&arrival, &mut body, &*clock, &mut standing, &mut None));
             assert!(admitted.is_ok());
         })
     });

@@ -174,6 +174,7 @@ impl Orbit {
         let ingredients = Ingredients { predecessor: None, meter: &meter, clock: &parts.clock, seed: parts.seed };
         let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
         metrics.started(snapshot.generation);
+        metrics.keys(snapshot.key_uses());
 
         let mut sockets = Vec::new();
         for address in &snapshot.settings.listen.addresses {
@@ -300,6 +301,7 @@ impl Running {
         self.gateway.snapshot.store(new.clone());
         let gone = old.upstreams.labels().into_iter().filter(|label| !kept.contains(label));
         gone.for_each(|label| metrics.retire_backend(&label));
+        metrics.keys(new.key_uses());
         metrics.reloaded("accepted", generation);
         Ok(Reloaded::Accepted { generation, restart })
     }

@@ -1,8 +1,10 @@
 //! What one request leaves behind. Log lines and metrics derive from it and from nothing else.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Key;
 use crate::auth::replay::{Doubt, Mode};
 use crate::axon::Call;
 use crate::clock::Moment;
@@ -21,6 +23,8 @@ pub struct Observation<'a> {
     pub status: u16,
     pub began: Moment,
     pub ended: Moment,
+    /// The key that its signature held for.
+    pub key: Option<Arc<Key>>,
     /// Why it was refused.
     pub refusal: Option<Rejection>,
     pub decision: Option<Decided>,
@@ -50,6 +54,7 @@ impl<'a> Observation<'a> {
             status: 0,
             began,
             ended: began,
+            key: None,
             refusal: None,
             decision: None,
             doubt: None,

@@ -17,7 +17,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use crate::auth::replay::{Mode, Reservation};
-use crate::auth::{self, Caller};
+use crate::auth::{self, Caller, Key};
 use crate::axon::Upstream;
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
@@ -81,7 +81,8 @@ pub struct Admitted {
 
 /// Takes a dispatch from its head to governance's yes.
 ///
-/// `standing` gathers where the request stands with the limits, for the headers of whatever answer.
+/// `standing` gathers where the request stands with the limits, for the headers of whatever answer; `key` is the
+/// one that the signature held for, whatever came after.
 ///
 /// # Errors
 /// The first step that says no.
@@ -90,6 +91,7 @@ pub async fn admit(
     source: &mut impl BodySource,
     clock: &dyn Clock,
     standing: &mut Standing,
+    key: &mut Option<Arc<Key>>,
 ) -> Result<Admitted, Stop> {
     let snapshot = &*arrival.snapshot;
     let client = door(arrival, standing)?;
@@ -97,6 +99,7 @@ pub async fn admit(
     let claim = auth::claim(&arrival.head, &snapshot.rules, &snapshot.keyring, arrival.began)?;
     let body = whole_body(arrival, source).await?;
     let caller = claim.identify(&body)?;
+    *key = Some(caller.key().clone());
     let scene = DeskScene { caller: &caller, now: clock.now() };
     let reservation = once(snapshot, &scene, standing)?;
     snapshot.gates.desk(&scene, standing).map_err(rejected)?;

@@ -172,17 +172,18 @@ impl Reply<'_> {
         }
         let (gateway, arrival) = (self.gateway, self.arrival);
         let mut source = SessionBody { session: &mut *session };
-        let admitted = match pipeline::admit(arrival, &mut source, &*gateway.clock, &mut self.standing).await {
-            Ok(admitted) => admitted,
-            Err(Stop::Rejected(rejection)) => return self.reject(session, rejection, note).await,
-            Err(Stop::Denied(decision)) => {
-                let answer = Answer::denied(&decision, &arrival.ids, gateway.clock.now());
-                let ended = self.send(session, answer, Some(&decision)).await;
-                note.decision = Some(decision);
-                return ended;
-            }
-            Err(Stop::Gone) => return Ended::ClientLeft,
-        };
+        let admitted =
+            match pipeline::admit(arrival, &mut source, &*gateway.clock, &mut self.standing, &mut note.key).await {
+                Ok(admitted) => admitted,
+                Err(Stop::Rejected(rejection)) => return self.reject(session, rejection, note).await,
+                Err(Stop::Denied(decision)) => {
+                    let answer = Answer::denied(&decision, &arrival.ids, gateway.clock.now());
+                    let ended = self.send(session, answer, Some(&decision)).await;
+                    note.decision = Some(decision);
+                    return ended;
+                }
+                Err(Stop::Gone) => return Ended::ClientLeft,
+            };
         let Admitted { body, client, caller, upstream, decision, permit: _permit, mut reservation } = admitted;
         note.decision = Some(decision.clone());
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::{Client, Message, Response, Signed, Signing, get, request};
-use crate::harness::gateway::{ACCESS_KEY, BODY, Gateway, SECRET, Setup, signing};
+use crate::harness::gateway::{ACCESS_KEY, BODY, Gateway, PRINCIPAL, SECRET, Setup, signing};
 use crate::harness::page::same_as;
 use crate::harness::process::{Serving, real_now};
 
@@ -666,7 +666,8 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
             labels.chain(["accepted", "unchanged", "refused"]).collect()
         }
-        "backend" | "source" | "version" | "status" | "le" => return None,
+        "stage" => ["current", "previous", "*"].into(),
+        "access_key_id" | "principal" | "backend" | "source" | "version" | "status" | "le" => return None,
         other => panic!("label {other} has no closed set"),
     })
 }
@@ -679,6 +680,8 @@ fn assert_closed(scrape: &Scrape, backends: &[String]) {
                 (_, Some(set)) => set.contains(value.as_str()),
                 ("status", _) => value.len() == 3 && value.parse::<u16>().is_ok_and(|s| (200..600).contains(&s)),
                 ("backend", _) => backends.contains(value),
+                ("access_key_id", _) => value == ACCESS_KEY,
+                ("principal", _) => value == PRINCIPAL,
                 ("version", _) => value == env!("CARGO_PKG_VERSION"),
                 ("le", _) => value.parse::<f64>().is_ok(),
                 _ => false,
@@ -964,6 +967,8 @@ fn the_page_of_metrics_is_what_the_code_says() {
         let values = match label {
             "status" => "the status that was sent; `499` when the client left before its answer".to_owned(),
             "backend" => "`host:port` of an endpoint as configured".to_owned(),
+            "access_key_id" => "a configured key; `*` is the latest of all after the first 1,000".to_owned(),
+            "principal" => "the key's, or `*`".to_owned(),
             "source" => "the ARN of a key list in Secrets Manager, as configured".to_owned(),
             "version" => "of the running program".to_owned(),
             label => {
@@ -974,6 +979,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
         let more = match label {
             "method" => "; `OTHER` is every other method, and that of a head that could not be read",
             "endpoint" => "; `other` is every other path",
+            "stage" => "; `previous` is a key that only the version before the current one of its list has",
             "issue" => "; `missing` is no signature at all, the rest are those of [errors](errors.md)",
             _ => "",
         };
@@ -985,6 +991,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
              | How slow are the slowest 5 %? | `histogram_quantile(0.95, sum by (le) (rate(orbit_request_duration_seconds_bucket{endpoint=\"/dispatch\"}[5m])))` |\n\
              | Is a backend gone? | `orbit_backend_healthy == 0` |\n\
              | Is somebody's secret or clock wrong? | `sum by (issue) (rate(orbit_auth_failures_total[5m]))` |\n\
+             | Is a key still used? (each instance tells its own) | `max by (access_key_id, stage) (max_over_time(orbit_key_last_used_timestamp_seconds[7d])) > time() - 7 * 86400` |\n\
              | Do the keys in Secrets Manager reach Orbit? | `time() - orbit_key_source_last_success_timestamp_seconds > 900` |\n\
              | Was a reload refused? | `increase(orbit_config_reloads_total{result=\"refused\"}[1h]) > 0` |\n\
              | Is a bound too small? | `rate(orbit_overload_total[5m]) > 0 or rate(orbit_rate_limited_total{limit=\"global\"}[5m]) > 0` |\n";

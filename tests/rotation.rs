@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use orbit::gateway::{Refused, Reloaded};
+use orbit::telemetry::metrics::{KEY_SERIES_MAX, OTHER_KEYS};
 use serde_json::json;
 
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::Signing;
-use crate::harness::gateway::{BODY, Gateway, Setup};
+use crate::harness::gateway::{BODY, Gateway, NOW, Setup};
 use crate::harness::moto::{Moto, Secret};
 use crate::harness::process::{Process, orbit, run, written};
 
@@ -90,7 +91,7 @@ async fn a_rotated_secret_is_valid_beside_the_one_before_it_until_the_next() {
     gateway.becomes("orbit_config_generation", 4.0).await;
     assert_eq!(statuses(&gateway, &keys).await, [401, 401, 200, 200]);
     gateway.becomes(&refreshes(&secret.arn, "changed"), 4.0).await;
-    assert_eq!(last_success(&gateway, &secret.arn), (crate::harness::gateway::NOW + 180) as f64);
+    assert_eq!(last_success(&gateway, &secret.arn), (NOW + 180) as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +140,7 @@ async fn what_did_not_change_is_no_new_generation() {
     }
     assert_eq!(gateway.metric("orbit_config_generation"), 1.0);
     assert_eq!(gateway.metric(&refreshes(&secret.arn, "changed")), 1.0, "the one at boot");
-    assert_eq!(last_success(&gateway, &secret.arn), (crate::harness::gateway::NOW + 180) as f64);
+    assert_eq!(last_success(&gateway, &secret.arn), (NOW + 180) as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +159,7 @@ async fn an_invalid_new_version_changes_nothing_until_it_is_corrected() {
     gateway.clock.advance(MINUTE);
     gateway.becomes(&refreshes(&secret.arn, "failed"), 1.0).await;
     assert_eq!(gateway.metric("orbit_config_generation"), 1.0);
-    assert_eq!(last_success(&gateway, &secret.arn), crate::harness::gateway::NOW as f64);
+    assert_eq!(last_success(&gateway, &secret.arn), NOW as f64);
 
     // What was invalid is now the previous version, and no reason to refuse the good one.
     secret.put("broken once more").await;
@@ -188,7 +189,7 @@ async fn when_aws_is_gone_the_last_good_keys_stay_and_it_is_asked_again_sooner()
     assert!(matches!(gateway.reload(more).await, Err(Refused::Configuration(_))), "another endpoint is another source");
     assert_eq!(gateway.metric("orbit_config_generation"), 1.0);
     assert_eq!(statuses(&gateway, &[("A", "one")]).await, [200]);
-    assert_eq!(last_success(&gateway, &secret.arn), crate::harness::gateway::NOW as f64);
+    assert_eq!(last_success(&gateway, &secret.arn), NOW as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,6 +315,100 @@ async fn what_is_asked_of_aws_is_both_versions_signed_for_the_region_of_the_arn(
             "{authorization}"
         );
     }
+}
+
+// When a key was last used
+
+/// The last use of a key in seconds after the tests' beginning; `None` if it has no series, 0 if it was never used.
+fn last_used(gateway: &Gateway, id: &str, principal: &str, stage: &str) -> Option<u64> {
+    let sample = format!(
+        "orbit_key_last_used_timestamp_seconds{{access_key_id={id:?},principal={principal:?},stage={stage:?}}} "
+    );
+    let text = gateway.orbit.metrics_text();
+    let told = text.lines().find_map(|line| line.strip_prefix(&sample))?;
+    let at: u64 = told.parse().expect("whole seconds");
+    Some(at.checked_sub(NOW).unwrap_or(at))
+}
+
+/// Sends one and waits until it is counted.
+async fn used(gateway: &Gateway, id: &str, secret: &str, body: &str) -> u16 {
+    let response = gateway.dispatch(body).send(gateway.addr(), &Signing::new(id, secret), gateway.now()).await;
+    gateway.logged(&[&format!("REQUEST [{}]", response.header("x-correlation-id").expect("an id"))]).await;
+    response.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_use_of_a_key_is_told_of_what_was_verified() {
+    let axon = Axon::start();
+    let keys = "- { access_key_id: A, secret_access_key: one, principal: alice }\n\
+                - { access_key_id: B, secret_access_key: two, principal: bob }\n";
+    let limits = "{ per_ip: disabled, global: { rate: 3/h }, governance: disabled }";
+    let gateway = Setup::new(&[axon.url()]).file("keys.yaml", keys).block("limits", limits).start().await;
+    let of_a = || last_used(&gateway, "A", "alice", "current");
+    assert_eq!((of_a(), last_used(&gateway, "B", "bob", "current")), (Some(0), Some(0)), "never used");
+    // Allowed, denied, no dispatch at all, limited: the key was used. A wrong secret is no use.
+    let steps = [
+        ("one", BODY, 200, 1),
+        ("wrong", BODY, 401, 1),
+        ("one", r#"{"intent":"other"}"#, 403, 3),
+        ("one", "[]", 400, 4),
+        ("one", BODY, 429, 5),
+        ("wrong", BODY, 401, 5),
+    ];
+    for (secret, body, status, last) in steps {
+        gateway.clock.advance(Duration::from_secs(1));
+        assert_eq!(used(&gateway, "A", secret, body).await, status);
+        assert_eq!(of_a(), Some(last), "after {status}");
+    }
+    assert_eq!(last_used(&gateway, "B", "bob", "current"), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_use_follows_a_credential_through_its_rotation() {
+    let (moto, secret) = moto_with(&list(&[("A", "one"), ("GOES", "g")])).await;
+    let axon = Axon::start();
+    let gateway = setup(&axon, &secret.arn, &moto.url()).start().await;
+    let of = |id: &str, stage: &str| last_used(&gateway, id, &format!("owner of {id}"), stage);
+    gateway.clock.advance(Duration::from_secs(1));
+    assert_eq!(used(&gateway, "A", "one", BODY).await, 200);
+    assert_eq!((of("A", "current"), of("GOES", "current"), of("A", "previous")), (Some(1), Some(0), None));
+
+    secret.put(&list(&[("A", "two")])).await;
+    gateway.clock.advance(MINUTE);
+    gateway.becomes("orbit_config_generation", 2.0).await;
+    assert_eq!((of("A", "current"), of("A", "previous")), (Some(0), Some(1)), "the old secret keeps its last use");
+    assert_eq!((of("GOES", "current"), of("GOES", "previous")), (None, Some(0)));
+    assert_eq!(used(&gateway, "A", "two", BODY).await, 200);
+    gateway.clock.advance(Duration::from_secs(5));
+    assert_eq!(used(&gateway, "A", "one", BODY).await, 200);
+    assert_eq!((of("A", "current"), of("A", "previous")), (Some(61), Some(66)));
+
+    secret.put(&list(&[("A", "two"), ("NEW", "n")])).await;
+    gateway.clock.advance(MINUTE);
+    gateway.becomes("orbit_config_generation", 3.0).await;
+    assert_eq!(of("A", "current"), Some(61), "the same credential");
+    assert_eq!((of("A", "previous"), of("GOES", "previous"), of("NEW", "current")), (None, None, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_series_of_keys_are_bounded() {
+    let axon = Axon::start();
+    let key = |n: usize| format!("- {{ access_key_id: K{n}, secret_access_key: s, principal: p }}\n");
+    let keys: String = (0..KEY_SERIES_MAX + 3).map(key).collect();
+    let gateway = Setup::new(&[axon.url()]).file("keys.yaml", &keys).start().await;
+    let series = || {
+        let text = gateway.orbit.metrics_text();
+        text.lines().filter(|line| line.starts_with("orbit_key_last_used_timestamp_seconds{")).count()
+    };
+    assert_eq!(series(), KEY_SERIES_MAX + 1);
+    let others = || last_used(&gateway, OTHER_KEYS, OTHER_KEYS, OTHER_KEYS);
+    assert_eq!(others(), Some(0));
+    for (n, last) in [(0, 0), (KEY_SERIES_MAX, 20), (KEY_SERIES_MAX + 2, 30)] {
+        gateway.clock.advance(Duration::from_secs(10));
+        assert_eq!(used(&gateway, &format!("K{n}"), "s", BODY).await, 200);
+        assert_eq!(others(), Some(last));
+    }
+    assert_eq!(last_used(&gateway, "K0", "p", "current"), Some(10));
 }
 
 // The command line

@@ -22,6 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::claim::access_key_id;
+use super::last_use::LastUse;
 use super::stamp::Stamp;
 use crate::clock::Moment;
 
@@ -78,6 +79,7 @@ pub struct Key {
     not_after: Option<u64>,
     disabled: bool,
     signing: ArcSwap<Vec<Arc<SigningKey>>>,
+    last_use: LastUse,
 }
 
 /// Whether a known key may be used now.
@@ -129,6 +131,7 @@ impl Keyring {
                 not_after: entry.not_after,
                 disabled: entry.disabled,
                 signing: ArcSwap::default(),
+                last_use: LastUse::default(),
             };
             let held = keys.entry(key.id.clone()).or_default();
             let known = held.iter().any(|earlier| earlier.has_credential_of(&key));
@@ -139,6 +142,17 @@ impl Keyring {
         match problems.is_empty() {
             true => Ok(Self { keys, principals: principals.into_iter().collect() }),
             false => Err(problems),
+        }
+    }
+
+    /// Lets every credential that the predecessor has as well go on with its last use. To be done before the
+    /// ring is shared.
+    pub fn continue_from(&mut self, predecessor: &Keyring) {
+        for key in self.keys.values_mut().flatten() {
+            let before = predecessor.lookup(&key.id).iter().find(|before| before.has_credential_of(key));
+            if let (Some(before), Some(key)) = (before, Arc::get_mut(key)) {
+                key.last_use = before.last_use.clone();
+            }
         }
     }
 
@@ -206,6 +220,11 @@ impl Key {
     /// Who signs with the key.
     pub fn principal(&self) -> &Arc<str> {
         &self.principal
+    }
+
+    /// When a request was last verified with the key.
+    pub fn last_use(&self) -> &LastUse {
+        &self.last_use
     }
 
     fn has_credential_of(&self, other: &Key) -> bool {
@@ -371,6 +390,21 @@ mod tests {
         assert_eq!(of_a(vec![current.clone(), previous.clone()]), ["current", "previous"]);
         assert_eq!(of_a(vec![current.clone(), entry("B"), entry("A"), previous]), ["current", "previous"]);
         assert_eq!(of_a(vec![current, entry("A")]), ["current"]);
+    }
+
+    #[test]
+    fn the_same_credential_goes_on_with_its_last_use() {
+        let now = ManualClock::at(1_705_314_600).now();
+        let old = Keyring::from_entries(vec![entry("A"), entry("B")]).expect("valid");
+        old.keys().for_each(|key| key.last_use().note(now));
+        let rotated = KeyEntry { secret_access_key: "another".into(), ..entry("A") };
+        let renamed = KeyEntry { principal: "renamed".into(), ..entry("B") };
+        let mut new = Keyring::from_entries(vec![rotated, entry("A"), renamed, entry("C")]).expect("valid");
+        new.continue_from(&old);
+        let used = |id: &str| new.lookup(id).iter().map(|key| key.last_use().unix_seconds()).collect::<Vec<_>>();
+        assert_eq!((used("A"), used("B"), used("C")), (vec![0, 1_705_314_600], vec![1_705_314_600], vec![0]));
+        old.lookup("A").iter().for_each(|key| key.last_use().note(ManualClock::at(1_705_314_700).now()));
+        assert_eq!(used("A"), [0, 1_705_314_700], "a request that began before the reload counts");
     }
 
     #[test]

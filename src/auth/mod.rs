@@ -13,6 +13,7 @@ pub mod canonical;
 pub mod claim;
 pub mod doctor;
 pub mod keyring;
+pub mod last_use;
 pub mod query;
 pub mod replay;
 pub mod sign;
@@ -23,7 +24,8 @@ use std::borrow::Cow;
 
 use crate::error::{Code, Details, Rejection};
 
-pub use keyring::{KeyEntry, KeyProblem, Keyring};
+pub use keyring::{Key, KeyEntry, KeyProblem, Keyring};
+pub use last_use::LastUse;
 pub use sign::{SignError, Signer};
 pub use verify::{Caller, Claim, Rules, claim};
 

@@ -7,13 +7,13 @@ pub mod settings;
 use std::sync::Arc;
 
 use crate::auth::replay::{Guard, Mode, Replays};
-use crate::auth::{KeyEntry, KeyProblem, Keyring, Rules};
+use crate::auth::{Key, KeyEntry, KeyProblem, Keyring, Rules};
 use crate::axon::{Meter, Upstreams};
 use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
 use crate::limit::{Capacity, Rate, Window, admit_all};
-use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Replay, Settings, UnsignedPayload};
+use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Replay, Settings, Stage, UnsignedPayload};
 
 /// One configuration, complete. A request holds on to the one it began with.
 pub struct Snapshot {
@@ -35,6 +35,13 @@ pub struct Snapshot {
     pub waiting: Arc<Capacity>,
     pub upstreams: Upstreams,
     book: Book,
+}
+
+/// One key of a configuration, as operators are told about it.
+#[derive(Clone)]
+pub struct KeyUse {
+    pub key: Arc<Key>,
+    pub stage: Stage,
 }
 
 /// What a snapshot needs besides the settings.
@@ -61,6 +68,10 @@ impl Snapshot {
         let mut book = Book::after(predecessor.map(|p| &p.book), ingredients.seed);
 
         let keyring = keyring(&settings).map_err(|lines| complaints.extend(lines)).ok();
+        let keyring = keyring.map(|mut keyring| {
+            predecessor.into_iter().for_each(|predecessor| keyring.continue_from(&predecessor.keyring));
+            keyring
+        });
         let policies = Policies::compile(settings.policies.iter().map(|(policy, _)| policy.clone()).collect())
             .map_err(|problems| {
                 complaints.extend(problems.iter().map(|problem| {
@@ -101,6 +112,17 @@ impl Snapshot {
             book: book.close(),
             settings,
         })
+    }
+
+    /// Every key with when it was last used, in the order of the settings.
+    pub fn key_uses(&self) -> Vec<KeyUse> {
+        let of = |setting: &KeySetting| {
+            let held = self.keyring.lookup(&setting.access_key_id);
+            // The current one of an id comes first.
+            let key = if setting.stage == Stage::Previous { held.last() } else { held.first() };
+            key.map(|key| KeyUse { key: key.clone(), stage: setting.stage })
+        };
+        self.settings.keys.iter().filter_map(of).collect()
     }
 
     /// Takes one request from the limits of a policy, from all of them or from none.

@@ -484,6 +484,16 @@ pub enum Stage {
     Previous,
 }
 
+impl Stage {
+    /// For metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Stage::Current => "current",
+            Stage::Previous => "previous",
+        }
+    }
+}
+
 impl Origin {
     /// Where a value begins.
     pub(super) fn of(value: &Value<'_>) -> Self {

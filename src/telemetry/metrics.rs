@@ -1,8 +1,11 @@
 //! The metrics of `api.md`, counted from observations. Handles are resolved when they are first needed
 //! and kept; the request path looks nothing up by label.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -16,6 +19,7 @@ use crate::clock::Moment;
 use crate::error::{Code, Details, Rejection};
 use crate::observation::Observation;
 use crate::request::route::{Endpoint, Method};
+use crate::snapshot::KeyUse;
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,6 +27,12 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Statuses with a handle of their own; any other shares the table behind them.
 const STATUSES: [u16; 16] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 499, 500, 503];
 const LIMITS: [&str; 3] = ["per_ip", "global", "governance"];
+
+const LAST_USED: &str = "orbit_key_last_used_timestamp_seconds";
+/// Keys with a series of their own; all others share one.
+pub const KEY_SERIES_MAX: usize = 1000;
+/// What that one is called: no `access_key_id` can be that.
+pub const OTHER_KEYS: &str = "*";
 
 type Cached<const N: usize> = [OnceLock<IntCounter>; N];
 
@@ -46,6 +56,7 @@ pub struct Metrics {
     /// Open client connections.
     pub connections: IntGauge,
     reloads: IntCounterVec,
+    key_uses: Arc<ArcSwap<Vec<KeyUse>>>,
     key_source_refreshes: IntCounterVec,
     key_source_success: IntGaugeVec,
     generation: IntGauge,
@@ -57,7 +68,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 21] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 22] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -84,6 +95,12 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 21] = [
     ("orbit_overload_total", "counter", "Times a configured bound was hit.", &["bound"]),
     ("orbit_config_reloads_total", "counter", "Reloads by result.", &["result"]),
     ("orbit_config_generation", "gauge", "Number of the running configuration, counted from 1.", &[]),
+    (
+        LAST_USED,
+        "gauge",
+        "When a request was last verified with the key, in Unix seconds; 0 if none was since Orbit started.",
+        &["access_key_id", "principal", "stage"],
+    ),
     (
         "orbit_key_source_refreshes_total",
         "counter",
@@ -122,6 +139,8 @@ impl Metrics {
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
         let replays = counters(&registry, "orbit_replays_total")?;
         let reloads = counters(&registry, "orbit_config_reloads_total")?;
+        let key_uses: Arc<ArcSwap<Vec<KeyUse>>> = Arc::default();
+        registry.register(Box::new(LastUses::new(key_uses.clone())?))?;
         let key_source_refreshes = counters(&registry, "orbit_key_source_refreshes_total")?;
         let overload = counters(&registry, "orbit_overload_total")?;
         let backend_healthy = gauges(&registry, "orbit_backend_healthy")?;
@@ -153,6 +172,7 @@ impl Metrics {
             in_flight: plain("orbit_in_flight_requests")?,
             connections: plain("orbit_connections")?,
             reloads,
+            key_uses,
             key_source_refreshes,
             key_source_success: gauges(&registry, "orbit_key_source_last_success_timestamp_seconds")?,
             generation: plain("orbit_config_generation")?,
@@ -171,6 +191,9 @@ impl Metrics {
         let endpoint = Endpoint::ALL.iter().position(|e| *e == observation.endpoint);
         if let Some(histogram) = endpoint.and_then(|at| self.request_duration.get(at)) {
             histogram.observe(observation.took().as_secs_f64());
+        }
+        if let Some(key) = &observation.key {
+            key.last_use().note(observation.began);
         }
         if let Some(decision) = &observation.decision {
             if decision.allowed { &self.allowed } else { &self.denied }.inc();
@@ -227,6 +250,11 @@ impl Metrics {
     /// Notes the first configuration, which no reload brought.
     pub fn started(&self, generation: u64) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// The keys whose last use is told from now on; those before are forgotten.
+    pub fn keys(&self, keys: Vec<KeyUse>) {
+        self.key_uses.store(Arc::new(keys));
     }
 
     /// Counts one try to fetch a key list.
@@ -288,6 +316,43 @@ impl Meter for Metrics {
         if let Some(counter) = self.resolutions.get(result as usize) {
             counter.inc();
         }
+    }
+}
+
+/// Tells the last use of each key when it is asked for; the request path touches nothing but the keys themselves.
+struct LastUses {
+    desc: IntGaugeVec,
+    keys: Arc<ArcSwap<Vec<KeyUse>>>,
+}
+
+impl LastUses {
+    fn new(keys: Arc<ArcSwap<Vec<KeyUse>>>) -> Result<Self, prometheus::Error> {
+        Ok(Self { desc: Self::gauges()?, keys })
+    }
+
+    fn gauges() -> Result<IntGaugeVec, prometheus::Error> {
+        IntGaugeVec::new(opts(LAST_USED), labels(LAST_USED))
+    }
+}
+
+impl Collector for LastUses {
+    fn desc(&self) -> Vec<&Desc> {
+        self.desc.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // A vector of its own, so that two who ask at once do not disturb each other.
+        let Ok(gauges) = Self::gauges() else { return Vec::new() };
+        let keys = self.keys.load();
+        let seconds = |known: &KeyUse| i64::try_from(known.key.last_use().unix_seconds()).unwrap_or(i64::MAX);
+        for known in keys.iter().take(KEY_SERIES_MAX) {
+            let labels = [&**known.key.id(), &**known.key.principal(), known.stage.label()];
+            gauges.with_label_values(&labels).set(seconds(known));
+        }
+        if let Some(last) = keys.iter().skip(KEY_SERIES_MAX).map(seconds).max() {
+            gauges.with_label_values(&[OTHER_KEYS; 3]).set(last);
+        }
+        gauges.collect()
     }
 }
 

@@ -98,11 +98,24 @@ pub enum Details {
     Limit(&'static str),
 }
 
+/// What else is told about a refused signature, by `auth.hints`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Hint {
+    /// Nothing: hints are off, or this is nothing that callers are told about.
+    #[default]
+    None,
+    /// Nothing, as the request came when as many as are allowed had been examined.
+    Skipped,
+    /// One line, which becomes `details.hint`.
+    Given(Box<str>),
+}
+
 /// A refusal, decided but not yet written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub code: Code,
     pub details: Details,
+    pub hint: Hint,
     /// Whether the connection must close after the answer (framing can no longer be trusted).
     pub close: bool,
     /// Whole seconds for `Retry-After`; the writer fills in 1 where the contract demands the header.
@@ -114,7 +127,7 @@ pub struct Rejection {
 impl Rejection {
     /// A refusal without details.
     pub fn new(code: Code, why: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, details: Details::None, close: false, retry_after: None, why: why.into() }
+        Self { code, details: Details::None, hint: Hint::None, close: false, retry_after: None, why: why.into() }
     }
 
     /// `400 INVALID_REQUEST` that names a field and what is wrong with it.

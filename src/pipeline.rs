@@ -16,6 +16,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
+use crate::auth::doctor::{self, Patient};
 use crate::auth::replay::{Mode, Reservation};
 use crate::auth::{self, Caller, Key};
 use crate::axon::Upstream;
@@ -96,9 +97,10 @@ pub async fn admit(
     let snapshot = &*arrival.snapshot;
     let client = door(arrival, standing)?;
     let permit = capacity(snapshot)?;
-    let claim = auth::claim(&arrival.head, &snapshot.rules, &snapshot.keyring, arrival.began)?;
+    let claim = auth::claim(&arrival.head, &snapshot.rules, &snapshot.keyring, arrival.began)
+        .map_err(|refused| hinted(arrival, None, refused))?;
     let body = whole_body(arrival, source).await?;
-    let caller = claim.identify(&body)?;
+    let caller = claim.identify(&body).map_err(|refused| hinted(arrival, Some(&body), refused))?;
     *key = Some(caller.key().clone());
     let scene = DeskScene { caller: &caller, now: clock.now() };
     let reservation = once(snapshot, &scene, standing)?;
@@ -116,6 +118,15 @@ fn door(arrival: &Arrival, standing: &mut Standing) -> Result<IpAddr, Stop> {
     let scene = DoorScene { head: &arrival.head, client, now: arrival.began };
     snapshot.gates.door(&scene, standing).map_err(rejected)?;
     Ok(client)
+}
+
+/// A refused signature, with what its caller may be told besides.
+fn hinted(arrival: &Arrival, body: Option<&[u8]>, refused: Rejection) -> Rejection {
+    let Arrival { head, began: now, snapshot, .. } = arrival;
+    let Some(window) = &snapshot.hints else { return refused };
+    let patient = Patient { head, body, rules: &snapshot.rules, keyring: &snapshot.keyring, now: *now };
+    let hint = doctor::hint(&patient, &refused, || window.admit(*now).admitted);
+    Rejection { hint, ..refused }
 }
 
 /// A place among the requests in flight, given back when the request ends, however it ends.

@@ -9,7 +9,7 @@ use pingora_http::ResponseHeader;
 
 use crate::axon::envelope::json_string;
 use crate::clock::Moment;
-use crate::error::{Code, Details, Rejection};
+use crate::error::{Code, Details, Hint, Rejection};
 use crate::gate::Standing;
 use crate::gate::seconds_up;
 use crate::observation::Decided;
@@ -69,7 +69,11 @@ impl Answer {
     /// The error shape of `api.md`.
     pub fn rejection(rejection: &Rejection, ids: &Ids, now: Moment) -> Self {
         let status = rejection.code.status();
-        let body = error_body(rejection.code, rejection.sentence(), &rejection.details, ids, now);
+        let hint = match &rejection.hint {
+            Hint::Given(hint) => Some(&**hint),
+            Hint::None | Hint::Skipped => None,
+        };
+        let body = error_body(rejection.code, rejection.sentence(), &rejection.details, hint, ids, now);
         let demanded = matches!(rejection.code, Code::RateLimitExceeded | Code::ServiceUnavailable).then_some(1);
         Self {
             retry_after: rejection.retry_after.or(demanded).map(|s| s.max(1)),
@@ -83,7 +87,7 @@ impl Answer {
         let same = |code: &Code| code.status() == status && !matches!(status, 400 | 401 | 403);
         let code = Code::ALL.into_iter().find(same).unwrap_or(Code::InvalidRequest);
         let sentence = if code == Code::InvalidRequest { "request refused by Axon" } else { code.sentence() };
-        let body = error_body(code, sentence, &Details::Issue("upstream_refused"), ids, now);
+        let body = error_body(code, sentence, &Details::Issue("upstream_refused"), None, ids, now);
         Self { retry_after: retry_after_of(status, retry_after), ..Self::json(status, body) }
     }
 
@@ -156,7 +160,7 @@ pub fn retry_after_of(status: u16, given: Option<u64>) -> Option<u64> {
     }
 }
 
-fn error_body(code: Code, sentence: &str, details: &Details, ids: &Ids, now: Moment) -> Vec<u8> {
+fn error_body(code: Code, sentence: &str, details: &Details, hint: Option<&str>, ids: &Ids, now: Moment) -> Vec<u8> {
     let mut body = Vec::with_capacity(320);
     body.extend_from_slice(br#"{"error":"#);
     json_string(sentence, &mut body);
@@ -176,6 +180,9 @@ fn error_body(code: Code, sentence: &str, details: &Details, ids: &Ids, now: Mom
         }
         Details::Issue(issue) => {
             member(r#","details":{"issue":"#, issue);
+            if let Some(hint) = hint {
+                member(r#","hint":"#, hint);
+            }
             body.push(b'}');
         }
         Details::Limit(limit) => {
@@ -186,6 +193,9 @@ fn error_body(code: Code, sentence: &str, details: &Details, ids: &Ids, now: Mom
             member(r#","details":{"issue":"#, issue);
             member(r#","server_time":"#, &rfc3339(*server_time));
             member(r#","request_time":"#, &rfc3339(*request_time));
+            if let Some(hint) = hint {
+                member(r#","hint":"#, hint);
+            }
             body.extend_from_slice(format!(r#","allowed_skew_seconds":{allowed_skew_seconds}}}"#).as_bytes());
         }
     }

@@ -24,6 +24,7 @@ mod reload;
 mod replay;
 mod rotation;
 mod sigv4_attacks;
+mod sigv4_hints;
 mod sigv4_suite;
 mod sigv4_verify;
 mod under_load;

@@ -662,6 +662,7 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
         "mode" => ["observe", "enforce"].into(),
         "bound" => ["connections", "in_flight", "replay"].into(),
+        "hint" => ["given", "skipped"].into(),
         "result" => {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
             labels.chain(["accepted", "unchanged", "refused"]).collect()
@@ -1063,6 +1064,10 @@ fn the_page_of_errors_is_what_the_code_says() {
         page += &format!("| `{}` | {} | {} |\n", issue.as_str(), signature_issue(issue), issue.advice());
     }
     page += "\n`expired` and `not_yet_valid` add `server_time`, `request_time` and `allowed_skew_seconds`.\n\n\
+             With `auth.hints: safe` the 401 of a key that is known and may be used adds `details.hint`: one line for people, \
+             what must have been signed otherwise and what to change ([the doctor](sigv4.md#the-doctor)). Its wording may \
+             change. It comes with `mismatch`, `wrong_scope`, `unsigned_header`, `missing_signed_header`, `expired`, \
+             `not_yet_valid` and `payload_mismatch`, at most ten times a second in all; beyond that the answer has no hint.\n\n\
              ## `SERVICE_UNAVAILABLE`\n\n| `details.issue` | when | may Axon have begun? |\n|---|---|---|\n";
     for (issue, when, begun) in UNAVAILABLE {
         page += &format!("| `{issue}` | {when} | {begun} |\n");

@@ -206,6 +206,15 @@ async fn an_unusable_configuration_exits_with_2_and_judges_nothing() {
     let exit = folder.verify(&["request"]).await;
     assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
     assert!(exit.stderr.contains("orbit.yaml:2:") && exit.stderr.contains("`region`"), "{exit:?}");
+
+    let fetched =
+        "{ keys: { secrets_manager: { arn: \"arn:aws:secretsmanager:us-east-1:123456789012:secret:orbit-AbCdEf\" } } }";
+    let folder = Folder::new(&Setup::new(&["http://127.0.0.1:1".to_owned()]).block("auth", fetched));
+    folder.file("request", signed(post("/")));
+    let exit = folder.verify(&["request"]).await;
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
+    assert!(exit.stderr.contains("Secrets Manager") && exit.stderr.contains("network"), "{exit:?}");
+
     for usage in [&["sigv4"][..], &["sigv4", "verify"], &["sigv4", "sign"]] {
         let exit = run(orbit(usage)).await;
         assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");

@@ -6,8 +6,8 @@
 //!
 //! Invariant: nothing here lets anybody in; what comes out is words. They hold names and key ids, never a
 //! secret, a token, a signature, a header's value or a part of the body.
-//! Invariant: the work is bounded by [`HMACS_MAX`] for an operator and [`CALLER_HMACS_MAX`] for a caller, each
-//! over a canonical request, so it grows with the request's size as verification does.
+//! Invariant: the work is bounded by [`HMACS_MAX`] for an operator, each over a canonical request, so that it
+//! grows with the request's size as verification does; for a caller by less, whatever the size.
 
 mod bench;
 mod hypotheses;
@@ -21,9 +21,9 @@ use super::keyring::{Key, Keyring};
 use super::query::Parameters;
 use super::verify::{Carrier, Rules, carrier, said_once, stamp, usable_keys};
 use crate::clock::Moment;
-use crate::error::{Details, Rejection};
+use crate::error::{Details, Hint, Rejection};
 use crate::request::Head;
-use bench::{Bench, Case, Goal};
+use bench::{Allowance, Bench, Case, Goal};
 
 pub use hypotheses::{HYPOTHESES, Hypothesis};
 
@@ -34,6 +34,8 @@ mod tests;
 pub const HMACS_MAX: u32 = 400;
 /// Most HMACs of one examination for a caller.
 pub const CALLER_HMACS_MAX: u32 = 300;
+/// How long a canonical request may be for its hash to count as no more than its HMAC, for a caller.
+pub const CALLER_FREE_BYTES: usize = 2048;
 /// Largest body that is hashed in other ways than it came for a caller.
 pub const CALLER_BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -65,45 +67,64 @@ pub struct Finding {
     pub hint: String,
 }
 
-/// Explains the refusal of a signature. `None` if it is none of a signature's; for a caller also if its key is
-/// not known and usable, and where there is nothing to tell but the issue.
-pub fn examine(patient: &Patient<'_>, refused: &Rejection, audience: Audience) -> Option<Finding> {
-    let (Details::Issue(issue) | Details::Skew { issue, .. }) = refused.details else { return None };
-    let issue = Issue::of(issue)?;
-    let said = |hint: String| Finding { hypothesis: None, hint };
-    let advised = || (audience == Audience::Operator).then(|| said(advice(patient, issue).to_owned()));
+/// Explains the refusal of a signature to an operator. `None` if it is none of a signature's.
+pub fn explain(patient: &Patient<'_>, refused: &Rejection) -> Option<Finding> {
+    let issue = issue_of(refused)?;
+    let found = consult(patient, Audience::Operator, |consultation| consultation.finding(issue)).flatten();
+    Some(found.unwrap_or_else(|| Finding { hypothesis: None, hint: advice(patient, issue).to_owned() }))
+}
 
+/// What the caller is told beside the issue, if its key is known and usable. `admit` is asked before the work
+/// begins, once it is clear that there is some.
+pub fn hint(patient: &Patient<'_>, refused: &Rejection, admit: impl FnOnce() -> bool) -> Hint {
+    let Some(issue) = issue_of(refused).filter(|issue| is_told_to_callers(*issue)) else { return Hint::None };
+    let hint = |consultation: &Consultation<'_>| match admit() {
+        true => consultation.finding(issue).map_or(Hint::None, |finding| Hint::Given(finding.hint.into())),
+        false => Hint::Skipped,
+    };
+    consult(patient, Audience::Caller, hint).unwrap_or_default()
+}
+
+fn issue_of(refused: &Rejection) -> Option<Issue> {
+    match refused.details {
+        Details::Issue(issue) | Details::Skew { issue, .. } => Issue::of(issue),
+        Details::None | Details::Field { .. } | Details::Limit(_) => None,
+    }
+}
+
+/// Tokens are none of a caller's hints, and what cannot be parsed names no key.
+fn is_told_to_callers(issue: Issue) -> bool {
+    match issue {
+        Issue::Mismatch
+        | Issue::WrongScope
+        | Issue::UnsignedHeader
+        | Issue::MissingSignedHeader
+        | Issue::Expired
+        | Issue::NotYetValid
+        | Issue::PayloadMismatch => true,
+        Issue::Malformed | Issue::UnsupportedAlgorithm | Issue::TokenMismatch | Issue::Replayed => false,
+    }
+}
+
+/// Reads the signature once more; `None` if it cannot be read, or if its key is not one to tell a caller about.
+fn consult<T>(patient: &Patient<'_>, audience: Audience, look: impl FnOnce(&Consultation<'_>) -> T) -> Option<T> {
     let query = patient.head.query().unwrap_or_default().as_bytes();
     let parameters;
-    let parts = match carrier(patient.head, query) {
-        Ok(Carrier::Header(value)) => Parts::from_header(value),
-        Ok(Carrier::Query) => match Parameters::parse(query) {
-            Ok(read) => {
-                parameters = read;
-                Parts::from_query(&parameters)
-            }
-            Err(_) => return advised(),
-        },
-        Err(_) => return advised(),
+    let parts = match carrier(patient.head, query).ok()? {
+        Carrier::Header(value) => Parts::from_header(value),
+        Carrier::Query => {
+            parameters = Parameters::parse(query).ok()?;
+            Parts::from_query(&parameters)
+        }
     };
-    let Ok(parts) = parts else { return advised() };
+    let parts = parts.ok()?;
     let id = parts.credential.access_key_id;
     let keys: Vec<&Arc<Key>> = match (usable_keys(id, patient.keyring, patient.now), audience) {
         (Ok(keys), _) => keys.into_iter().collect(),
         (Err(_), Audience::Operator) => patient.keyring.lookup(id).iter().collect(),
         (Err(_), Audience::Caller) => return None,
     };
-    let consultation = Consultation { patient, parts: &parts, keys: &keys, audience };
-    match issue {
-        Issue::Mismatch => consultation.mismatch(),
-        Issue::WrongScope => Some(said(consultation.wrong_scope()?)),
-        Issue::UnsignedHeader => Some(said(consultation.unsigned_header())),
-        Issue::MissingSignedHeader => Some(said(consultation.missing_header())),
-        Issue::Expired | Issue::NotYetValid => Some(said(consultation.clock()?)),
-        Issue::PayloadMismatch => consultation.payload(),
-        Issue::TokenMismatch if audience == Audience::Operator => Some(said(consultation.token())),
-        Issue::TokenMismatch | Issue::Malformed | Issue::UnsupportedAlgorithm | Issue::Replayed => advised(),
-    }
+    Some(look(&Consultation { patient, parts: &parts, keys: &keys, audience }))
 }
 
 /// What to do when nothing more can be found out.
@@ -125,10 +146,24 @@ struct Consultation<'a> {
 }
 
 impl Consultation<'_> {
+    fn finding(&self, issue: Issue) -> Option<Finding> {
+        let said = |hint: String| Finding { hypothesis: None, hint };
+        match issue {
+            Issue::Mismatch => self.mismatch(),
+            Issue::WrongScope => self.wrong_scope().map(said),
+            Issue::UnsignedHeader => Some(said(self.unsigned_header())),
+            Issue::MissingSignedHeader => Some(said(self.missing_header())),
+            Issue::Expired | Issue::NotYetValid => self.clock().map(said),
+            Issue::PayloadMismatch => self.payload(),
+            Issue::TokenMismatch => Some(said(self.token())),
+            Issue::Malformed | Issue::UnsupportedAlgorithm | Issue::Replayed => None,
+        }
+    }
+
     fn mismatch(&self) -> Option<Finding> {
         let (mut found, mut ran_out, mut rewritten) = (None, false, Vec::new());
         self.with_case(self.patient.head, |case| {
-            let mut bench = Bench::new(case, self.hmacs_max(), Goal::Signature);
+            let mut bench = Bench::new(case, self.allowance(), Goal::Signature);
             found = self.first_match(case, &mut bench);
             ran_out = bench.ran_out() || case.exceeds_what_is_tried();
             rewritten = case.signed_and_often_rewritten();
@@ -165,10 +200,10 @@ impl Consultation<'_> {
         })
     }
 
-    fn hmacs_max(&self) -> u32 {
+    fn allowance(&self) -> Allowance {
         match self.audience {
-            Audience::Operator => HMACS_MAX,
-            Audience::Caller => CALLER_HMACS_MAX,
+            Audience::Operator => Allowance { hmacs: HMACS_MAX, free_bytes: usize::MAX },
+            Audience::Caller => Allowance { hmacs: CALLER_HMACS_MAX, free_bytes: CALLER_FREE_BYTES },
         }
     }
 
@@ -193,7 +228,7 @@ impl Consultation<'_> {
             return None;
         }
         let mut holds = None;
-        self.with_case(head, |case| holds = Bench::new(case, HMACS_MAX, Goal::Signature).holds_as_sent())?;
+        self.with_case(head, |case| holds = Bench::new(case, self.allowance(), Goal::Signature).holds_as_sent())?;
         holds
     }
 
@@ -253,7 +288,7 @@ impl Consultation<'_> {
             && let Some(mended) = edited(head, |_| false, &absent)
         {
             self.with_case(&mended, |case| {
-                let mut bench = Bench::new(case, HMACS_MAX, Goal::Signature);
+                let mut bench = Bench::new(case, self.allowance(), Goal::Signature);
                 let without = case.lines.without(&absent);
                 held = match bench.holds_as_sent() == Some(true) {
                     true => Some("empty"),
@@ -303,7 +338,7 @@ impl Consultation<'_> {
         self.with_case(self.patient.head, |case| {
             is_hash = case.declares_a_hash();
             if is_hash {
-                found = self.first_match(case, &mut Bench::new(case, 0, Goal::Declared));
+                found = self.first_match(case, &mut Bench::new(case, self.allowance(), Goal::Declared));
             }
         })?;
         if !is_hash {

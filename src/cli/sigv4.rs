@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::capture::{Bounds, Capture};
 use super::{colour_of, complain};
-use crate::auth::doctor::{Audience, Finding, Patient, examine};
+use crate::auth::doctor::{Finding, Patient, explain};
 use crate::auth::stamp::Stamp;
 use crate::auth::{Caller, Issue, Keyring, Rules, claim};
 use crate::clock::{Clock, ManualClock, Moment, SystemClock};
@@ -156,7 +156,7 @@ impl Verifier {
             Err(rejection) => {
                 let Self { rules, keyring, now, .. } = self;
                 let patient = Patient { head: &head, body: Some(&body), rules, keyring, now: *now };
-                let finding = examine(&patient, &rejection, Audience::Operator);
+                let finding = explain(&patient, &rejection);
                 refused(rejection, finding)
             }
         }

@@ -6,7 +6,7 @@
 //! can read differently; and it answers what it cannot parse in its own words. All three end here: a
 //! head reaches Pingora whole, as a prefix that its session parses without another read.
 
-pub mod chunks;
+pub(crate) mod chunks;
 mod stream;
 
 use std::fmt::Write;

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
 use crate::limit::{Capacity, Rate, Window, admit_all};
-use crate::snapshot::settings::{KeySetting, Loaded, Presigned, Replay, Settings, Stage, UnsignedPayload};
+use crate::snapshot::settings::{Hints, KeySetting, Loaded, Presigned, Replay, Settings, Stage, UnsignedPayload};
 
 /// One configuration, complete. A request holds on to the one it began with.
 pub struct Snapshot {
@@ -34,6 +34,8 @@ pub struct Snapshot {
     /// Places for requests whose body has to be waited for, before anything is known of its sender.
     pub waiting: Arc<Capacity>,
     pub upstreams: Upstreams,
+    /// How often the doctor may be asked what to tell a caller; `None` by `auth.hints`.
+    pub hints: Option<Arc<Window>>,
     book: Book,
 }
 
@@ -91,6 +93,8 @@ impl Snapshot {
 
         let replay = replay(&settings, &mut book);
         let policy_windows = policy_windows(&policies, &mut book);
+        let hints =
+            (settings.auth.hints == Hints::Safe).then(|| kept_window("auth hints".to_owned(), HINTS, &mut book));
         // Permits of running requests must keep counting, so an unchanged bound keeps its counter.
         let in_flight = settings.listen.in_flight as usize;
         let kept = |capacity: fn(&Snapshot) -> &Arc<Capacity>, max: usize| {
@@ -109,6 +113,7 @@ impl Snapshot {
             capacity: kept(|p| &p.capacity, in_flight),
             waiting: kept(|p| &p.waiting, in_flight.div_ceil(2)),
             upstreams,
+            hints,
             book: book.close(),
             settings,
         })
@@ -144,15 +149,22 @@ fn policy_windows(policies: &Policies, book: &mut Book) -> Vec<Vec<Arc<Window>>>
         rates
             .map(|rate| {
                 let name = format!("policy {}:{} per {}s", policy.service, policy.intent, rate.per.as_secs());
-                let made = book.keep(name, &rate, || Ok::<_, std::convert::Infallible>(Window::new(rate)));
-                let Ok(window) = made;
-                window
+                kept_window(name, rate, book)
             })
             .collect()
     };
     policies.iter().map(|(_, compiled)| compiled).map(row).collect()
 }
 
+/// The predecessor's window of that name and rate, or a new one.
+fn kept_window(name: String, rate: Rate, book: &mut Book) -> Arc<Window> {
+    let Ok(window) = book.keep(name, &rate, || Ok::<_, std::convert::Infallible>(Window::new(rate)));
+    window
+}
+
+/// Examinations of refused signatures for callers. An examination takes a fraction of a millisecond, so all of
+/// them together take less than a hundredth of a core.
+const HINTS: Rate = Rate { count: 10, per: std::time::Duration::from_secs(1) };
 const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 

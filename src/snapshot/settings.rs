@@ -169,6 +169,7 @@ pub struct Auth {
     pub presigned: Presigned,
     pub unsigned_payload: UnsignedPayload,
     pub replay: Replay,
+    pub hints: Hints,
     /// Where [`Settings::keys`] came from: 1–64, no duplicates.
     pub key_sources: Vec<KeySource>,
 }
@@ -219,6 +220,14 @@ pub enum Replay {
 impl Replay {
     pub(crate) const NAMES: [(&str, Replay); 3] =
         [("off", Replay::Off), ("observe", Replay::Observe), ("enforce", Replay::Enforce)];
+}
+
+/// What a caller with a known key is told beside the issue of a refused signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hints {
+    None,
+    /// How the request must have been written, nothing of secrets and tokens.
+    Safe,
 }
 
 /// `None` is the word `disabled`.

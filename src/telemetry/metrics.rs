@@ -16,7 +16,7 @@ use crate::auth::replay::{Doubt, Mode};
 use crate::aws::Renewal;
 use crate::axon::{BackendMetrics, Meter, Outcome, Resolution};
 use crate::clock::Moment;
-use crate::error::{Code, Details, Rejection};
+use crate::error::{Code, Details, Hint, Rejection};
 use crate::observation::Observation;
 use crate::request::route::{Endpoint, Method};
 use crate::snapshot::KeyUse;
@@ -51,6 +51,8 @@ pub struct Metrics {
     resolutions: [IntCounter; Resolution::ALL.len()],
     rate_limited: [IntCounter; LIMITS.len()],
     auth_failures: Vec<(&'static str, IntCounter)>,
+    hints_given: IntCounter,
+    hints_skipped: IntCounter,
     /// Requests between arrival and answer.
     pub in_flight: IntGauge,
     /// Open client connections.
@@ -68,7 +70,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 22] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 23] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -90,6 +92,7 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 22] = [
     ("orbit_rate_limited_total", "counter", "Requests that a limit refused, or would have in shadow mode.", &["limit"]),
     ("orbit_auth_failures_total", "counter", "Requests whose signature was refused.", &["issue"]),
     ("orbit_replays_total", "counter", "Dispatches whose signature was used before.", &["mode"]),
+    ("orbit_auth_hints_total", "counter", "Refused signatures that `auth.hints` has something to say to.", &["hint"]),
     ("orbit_in_flight_requests", "gauge", "Requests being served.", &[]),
     ("orbit_connections", "gauge", "Open client connections.", &[]),
     ("orbit_overload_total", "counter", "Times a configured bound was hit.", &["bound"]),
@@ -138,6 +141,7 @@ impl Metrics {
         let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
         let replays = counters(&registry, "orbit_replays_total")?;
+        let hints = counters(&registry, "orbit_auth_hints_total")?;
         let reloads = counters(&registry, "orbit_config_reloads_total")?;
         let key_uses: Arc<ArcSwap<Vec<KeyUse>>> = Arc::default();
         registry.register(Box::new(LastUses::new(key_uses.clone())?))?;
@@ -169,6 +173,8 @@ impl Metrics {
             resolutions: Resolution::ALL.map(|result| resolutions.with_label_values(&[result.label()])),
             rate_limited: LIMITS.map(|limit| rate_limited.with_label_values(&[limit])),
             auth_failures: issues.map(|issue| (issue, auth_failures.with_label_values(&[issue]))).collect(),
+            hints_given: hints.with_label_values(&["given"]),
+            hints_skipped: hints.with_label_values(&["skipped"]),
             in_flight: plain("orbit_in_flight_requests")?,
             connections: plain("orbit_connections")?,
             reloads,
@@ -222,6 +228,11 @@ impl Metrics {
     }
 
     fn refused(&self, refusal: &Rejection, observation: &Observation<'_>) {
+        match refusal.hint {
+            Hint::None => {}
+            Hint::Skipped => self.hints_skipped.inc(),
+            Hint::Given(_) => self.hints_given.inc(),
+        }
         let issue = match (refusal.code, &refusal.details) {
             (Code::MissingAuthorization, _) => "missing",
             (Code::InvalidSignature, Details::Issue(issue) | Details::Skew { issue, .. }) => issue,

@@ -410,13 +410,17 @@ fn details_of(code: &str, sentence: &str, details: Option<&Map<String, Value>>) 
             ensure!(SIGNATURE_ISSUES.contains(&issue), "no signature issue is called {issue}");
             if matches!(issue, "expired" | "not_yet_valid") {
                 let times = ["server_time", "request_time", "allowed_skew_seconds"];
-                exactly(details, &["issue", times[0], times[1], times[2]], &[])?;
+                exactly(details, &["issue", times[0], times[1], times[2]], &["hint"])?;
                 for name in &times[..2] {
                     ensure!(is_rfc3339_utc(text(details, name)?), "{name} is not a timestamp");
                 }
                 ensure!(details.get(times[2]).is_some_and(Value::is_u64), "{} is not whole seconds", times[2]);
             } else {
-                exactly(details, &["issue"], &[])?;
+                exactly(details, &["issue"], &["hint"])?;
+            }
+            if details.contains_key("hint") {
+                let hint = text(details, "hint")?;
+                ensure!(!hint.contains(char::is_control) && hint.len() < 1000, "no hint is {hint:?}");
             }
         }
         "RATE_LIMIT_EXCEEDED" => {

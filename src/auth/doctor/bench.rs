@@ -64,11 +64,19 @@ pub(super) enum Goal {
     Declared,
 }
 
+/// How much may be tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance {
+    pub hmacs: u32,
+    /// What a hash may cover without being counted as well; each further length of it counts as an HMAC.
+    pub free_bytes: usize,
+}
+
 /// Tests what a signature may have been made of instead, within a bound.
 pub(super) struct Bench<'a> {
     case: &'a Case<'a>,
     goal: Goal,
-    hmacs_left: u32,
+    left: Allowance,
     ran_out: bool,
     /// `date/region/service/aws4_request` as sent.
     scope: String,
@@ -172,7 +180,7 @@ impl<'a> Case<'a> {
         let query = self.head.query().unwrap_or_default().as_bytes();
         query
             .split(|&b| b == b'&')
-            .filter(move |pair| !pair.is_empty() && !(presigned && pair.starts_with(b"X-Amz-Signature=")))
+            .filter(move |pair| !(pair.is_empty() || presigned && pair.starts_with(b"X-Amz-Signature=")))
     }
 
     /// The keys that are not of the request's id, those of its principal first; the same ones each time.
@@ -229,9 +237,9 @@ impl<'a> Case<'a> {
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(case: &'a Case<'a>, hmacs_max: u32, goal: Goal) -> Self {
+    pub fn new(case: &'a Case<'a>, allowance: Allowance, goal: Goal) -> Self {
         let scope = scope(case.day(), case.region, case.service);
-        let mut bench = Self { case, goal, hmacs_left: hmacs_max, ran_out: false, scope, signing: Vec::new() };
+        let mut bench = Self { case, goal, left: allowance, ran_out: false, scope, signing: Vec::new() };
         let derive = |key: &&Arc<Key>| bench.derive(&prefixed(&seed(key)), case.day(), case.region, case.service);
         bench.signing = case.keys.iter().filter_map(derive).collect();
         bench
@@ -254,13 +262,18 @@ impl<'a> Bench<'a> {
 
     /// Whether these lines were signed.
     pub fn lines(&mut self, lines: &Lines<'_>) -> bool {
+        if self.left.hmacs == 0 {
+            self.ran_out = true;
+            return false;
+        }
         *lines != self.case.lines && self.text(&lines.write())
     }
 
     /// Whether this text, in place of the canonical request up to the payload's line, was signed.
     pub fn text(&mut self, text: &[u8]) -> bool {
         let Some(payload) = self.case.payload.as_deref() else { return false };
-        if self.goal != Goal::Signature || !self.afford(1) {
+        let length = u32::try_from(text.len() / self.left.free_bytes).unwrap_or(u32::MAX);
+        if self.goal != Goal::Signature || !self.afford(length.saturating_add(1)) {
             return false;
         }
         let hash = hex(&Sha256::new_with_prefix(text).chain_update(payload).finalize());
@@ -373,9 +386,9 @@ impl<'a> Bench<'a> {
     }
 
     fn afford(&mut self, hmacs: u32) -> bool {
-        match self.hmacs_left.checked_sub(hmacs) {
+        match self.left.hmacs.checked_sub(hmacs) {
             Some(left) => {
-                self.hmacs_left = left;
+                self.left.hmacs = left;
                 true
             }
             None => {

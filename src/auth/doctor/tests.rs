@@ -142,6 +142,20 @@ impl Made {
     }
 }
 
+/// What either would be told, and the name of what was found.
+fn examine(patient: &Patient<'_>, refused: &Rejection, audience: Audience) -> Option<Finding> {
+    match audience {
+        Audience::Operator => explain(patient, refused),
+        Audience::Caller => {
+            let issue = issue_of(refused).filter(|issue| is_told_to_callers(*issue))?;
+            let found = consult(patient, audience, |consultation| consultation.finding(issue)).flatten();
+            let told = found.as_ref().map_or(Hint::None, |finding| Hint::Given(finding.hint.as_str().into()));
+            assert_eq!(hint(patient, refused, || true), told);
+            found
+        }
+    }
+}
+
 fn entry(id: &str, secret: &str, principal: &str) -> KeyEntry {
     KeyEntry {
         access_key_id: id.into(),
@@ -471,6 +485,64 @@ fn strangers_hear_nothing() {
         assert_eq!(made.examined(Audience::Caller), ("mismatch", None));
         assert!(made.examined(Audience::Operator).1.is_some());
     }
+}
+
+#[test]
+fn admission_is_asked_for_once_and_only_where_there_is_work() {
+    let asked_for = |made: &Made, admitted: bool| {
+        let refused = made.verify().expect_err("a refusal");
+        let (head, keyring, rules) = (made.head(), made.keyring(), rules());
+        let patient = Patient { head: &head, body: Some(&made.body), rules: &rules, keyring: &keyring, now: now() };
+        let mut asked = 0;
+        let hint = hint(&patient, &refused, || {
+            asked += 1;
+            admitted
+        });
+        (asked, hint)
+    };
+    let altered = Made::usual().with(|made| made.signed("POST", "GET"));
+    assert!(matches!(asked_for(&altered, true), (1, Hint::Given(_))));
+    assert_eq!(asked_for(&altered, false), (1, Hint::Skipped));
+    for none in [
+        altered.clone().with(|made| made.credential = made.credential.replace(ID, "AKIDNOBODY")),
+        altered.clone().with(|made| made.entries[2].disabled = true),
+        altered.clone().with(|made| made.names = "\"".into()),
+        Made::usual().with(|made| made.entries[2].session_token = Some(TOKEN.into())),
+    ] {
+        assert_eq!(asked_for(&none, true), (0, Hint::None));
+    }
+    let unsigned = Head::parse(Bytes::from("GET / HTTP/1.1\r\nHost: a\r\n\r\n")).expect("a head");
+    let patient = Patient { head: &unsigned, body: None, rules: &rules(), keyring: &altered.keyring(), now: now() };
+    let refused = Rejection::new(Code::MissingAuthorization, "no Authorization header");
+    assert_eq!((hint(&patient, &refused, || panic!("asked")), explain(&patient, &refused)), (Hint::None, None));
+}
+
+#[test]
+fn a_body_that_was_not_read_is_not_needed_for_what_the_head_declares() {
+    let made = Made::usual().with(|made| {
+        made.head += &format!("X-Amz-Content-Sha256: {}\r\n", made.payload);
+        made.signed("POST", "GET");
+    });
+    let refused = claim(&made.head(), &rules(), &made.keyring(), now()).map(drop).expect_err("a refusal");
+    let (head, keyring, rules) = (made.head(), made.keyring(), rules());
+    let patient = Patient { head: &head, body: None, rules: &rules, keyring: &keyring, now: now() };
+    assert_eq!(examine(&patient, &refused, Audience::Caller).expect("found").hypothesis, Some("method"));
+}
+
+#[test]
+fn large_requests_get_fewer_tries_from_callers_and_all_from_operators() {
+    let made = Made::usual().with(|made| {
+        let padding = format!("pad={}", "p".repeat(8000));
+        made.head += &format!("Date: Mon, 15 Jan 2024 10:29:00 GMT\r\n");
+        made.sent("&e=%c3%a9", &format!("&e=%c3%a9&{padding}"));
+        made.signed(
+            QUERY,
+            &format!("{QUERY}&{padding}").replace("&p=x%20y", "").replace(&padding, &format!("p=x%20y&{padding}")),
+        );
+        made.signed("accept-encoding:gzip\n", "accept-encoding:\n");
+    });
+    assert_eq!(made.examined(Audience::Operator).1.expect("found").hypothesis, Some("header_empty"));
+    assert_eq!(made.examined(Audience::Caller).1.expect("a hint").hypothesis, None);
 }
 
 #[test]

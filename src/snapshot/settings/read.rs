@@ -11,10 +11,10 @@ use rustls::pki_types::ServerName;
 
 use super::managed::{is_arn, is_endpoint};
 use super::{
-    Auth, Balance, Drain, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Host, KeySource,
-    Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability, Outline, PerIpLimit,
-    Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials, SignSource, Timeouts,
-    UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
+    Auth, Balance, Drain, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Hints, Host,
+    KeySource, Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability, Outline,
+    PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials,
+    SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
 use crate::request::dispatch::is_intent;
@@ -225,9 +225,14 @@ fn auth<'a>(b: &mut Block<'a>) -> Option<(Auth, Vec<(KeySource, Value<'a>)>)> {
         &Replay::NAMES,
         &[],
     );
+    let hints = b.key("hints", "`safe` tells callers with a known key what is wrong with a signature").word(
+        Hints::None,
+        &[("none", Hints::None), ("safe", Hints::Safe)],
+        &[],
+    );
     let sources: Vec<_> = sources?.collect();
     let key_sources = sources.iter().map(|(source, _)| source.clone()).collect();
-    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, replay, key_sources }, sources))
+    Some((Auth { regions, services, clock_skew, presigned, unsigned_payload, replay, hints, key_sources }, sources))
 }
 
 fn presigned(b: &mut Block<'_>) -> Presigned {

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{
-    Balance, Drain, Endpoint, GovernanceKey, KeySetting, KeySource, Limits, Listen, LogFormat, LogLevel, ManagedSecret,
-    Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource, Stage, Timeouts, Tls,
-    UnsignedPayload, Upstream, UpstreamMethod,
+    Balance, Drain, Endpoint, GovernanceKey, Hints, KeySetting, KeySource, Limits, Listen, LogFormat, LogLevel,
+    ManagedSecret, Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource, Stage,
+    Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
@@ -42,6 +42,11 @@ pub(super) fn yaml(settings: &Settings) -> String {
     out.line(1, &format!("unsigned_payload: {unsigned}"));
     let replay = Replay::NAMES.iter().find(|(_, replay)| *replay == auth.replay).map_or("", |(name, _)| name);
     out.line(1, &format!("replay: \"{replay}\""));
+    let hints = match auth.hints {
+        Hints::None => "none",
+        Hints::Safe => "safe",
+    };
+    out.line(1, &format!("hints: {hints}"));
     write_limits(&mut out, limits);
     out.line(0, "governance:");
     out.line(1, &format!("policies: {}", list(&governance.policy_sources, |path| quoted_path(path))));

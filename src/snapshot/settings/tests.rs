@@ -1118,7 +1118,7 @@ fn what_is_shown_reads_back_the_same() {
         listen: { address: ['127.0.0.1:0', '[::1]:8080'], trusted_proxies: [10.0.0.0/8, 'fd00::/8'], body_bytes: 1025B,\n  \
         header_timeout: 1500ms, connections: 7 }\n\
         drain: { min: 0s, max: 90s }\n\
-        auth: { region: [a, b], service: c, clock_skew: 60s, keys: [keys.yaml], unsigned_payload: allow, replay: enforce }\n\
+        auth: { region: [a, b], service: c, clock_skew: 60s, keys: [keys.yaml], unsigned_payload: allow, replay: enforce, hints: safe }\n\
         limits: { per_ip: disabled, global: { rate: 7/h, mode: shadow }, governance: { rate: 3/s } }\n\
         governance: { policies: [policies/*.json, more/x.yaml] }\n\
         upstreams: { my-axon: { endpoints: ['http://localhost', 'http://[::1]:9000/'], keepalive: 0,\n  \

@@ -533,7 +533,7 @@ fn a_body_that_was_not_read_is_not_needed_for_what_the_head_declares() {
 fn large_requests_get_fewer_tries_from_callers_and_all_from_operators() {
     let made = Made::usual().with(|made| {
         let padding = format!("pad={}", "p".repeat(8000));
-        made.head += &format!("Date: Mon, 15 Jan 2024 10:29:00 GMT\r\n");
+        made.head += "Date: Mon, 15 Jan 2024 10:29:00 GMT\r\n";
         made.sent("&e=%c3%a9", &format!("&e=%c3%a9&{padding}"));
         made.signed(
             QUERY,

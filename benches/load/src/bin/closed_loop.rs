@@ -31,7 +31,7 @@ struct Plan {
     address: String,
     /// Key and secret; absent for a proxy that verifies nothing.
     key: Option<(String, String)>,
-    /// Sent as `Idempotency-Key`, which says that the request may be repeated.
+    /// Says that a request may be repeated: by `Idempotency-Key` to who verifies, by `GET` to who would not know it.
     idempotent: bool,
     /// Between an answer and the next request.
     pause: Duration,
@@ -132,6 +132,10 @@ async fn client(plan: Arc<Plan>) -> Result<Vec<Sent>, Failure> {
 
 fn message(plan: &Plan, id: u64) -> Result<Vec<u8>, Failure> {
     let address = &plan.address;
+    if plan.idempotent && plan.key.is_none() {
+        let head = format!("GET /dispatch HTTP/1.1\r\nhost: {address}\r\nx-correlation-id: {id}\r\n\r\n");
+        return Ok(head.into_bytes());
+    }
     let mut head = format!("POST /dispatch HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n");
     if let Some((key, secret)) = &plan.key {
         let identity = Credentials::new(key, secret, None, None, "load").into();

@@ -361,7 +361,9 @@ fn serve(
     sockets: Vec<std::net::TcpListener>,
     addresses: &[SocketAddr],
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
-    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Proxy::new(gateway.clone()));
+    // Pingora's own way to Axon is not used. It would read all of the system's certificates, and panic where it cannot.
+    let conf = ServerConf { ca_file: Some("/dev/null".to_owned()), ..ServerConf::default() };
+    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Proxy::new(gateway.clone()));
     let mut service = Service::new("orbit".to_owned(), Edge::new(gateway.clone(), proxy));
     let mut handed_over = Fds::new();
     for (socket, address) in sockets.into_iter().zip(addresses) {

@@ -161,7 +161,7 @@ impl Reply<'_> {
             Phase::Draining | Phase::Closing => Readiness::Draining,
             Phase::Serving => {
                 let upstreams = self.arrival.snapshot.upstreams.iter();
-                Readiness::of(upstreams.map(|upstream| (upstream.settings.name.as_str(), upstream.any_reachable())))
+                Readiness::of(upstreams.map(|upstream| (upstream.settings.name.as_str(), upstream.is_usable())))
             }
         }
     }
@@ -239,7 +239,7 @@ impl Reply<'_> {
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
-        let limit = exchange.envelope_bytes;
+        let limit = exchange.envelope_bytes();
         let body = match collect(watch, &mut exchange, limit).await {
             Ok(Collected::Whole(body)) => body,
             Ok(Collected::Part(begun)) => {
@@ -273,7 +273,7 @@ impl Reply<'_> {
         note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
-        let limit = exchange.envelope_bytes;
+        let limit = exchange.envelope_bytes();
         let collected = collect(watch, &mut exchange, limit).await;
         let own = match collected {
             Ok(Collected::Whole(body)) if !exchange.head.headers.contains_key(CONTENT_ENCODING) => {
@@ -522,7 +522,7 @@ fn is_enveloped(exchange: &Exchange) -> bool {
         let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
         essence.eq_ignore_ascii_case(b"application/json") || essence.to_ascii_lowercase().ends_with(b"+json")
     });
-    let fits = exchange.announced_length().is_none_or(|length| length <= exchange.envelope_bytes as u64);
+    let fits = exchange.announced_length().is_none_or(|length| length <= exchange.envelope_bytes() as u64);
     json && fits && !headers.contains_key(CONTENT_ENCODING) && !matches!(exchange.head.status.as_u16(), 204 | 205)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use orbit::auth::Issue;
 use orbit::aws::Renewal;
-use orbit::axon::{Outcome, Resolution};
+use orbit::axon::{Cause, Outcome, Resolution, State};
 use orbit::error::Code;
 use orbit::request::route::{Endpoint, Method};
 use orbit::telemetry::metrics::CATALOGUE;
@@ -665,9 +665,11 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "hint" => ["given", "skipped"].into(),
         "result" => {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
-            labels.chain(["accepted", "unchanged", "refused"]).collect()
+            labels.chain(["accepted", "unchanged", "refused", "passed", "failed"]).collect()
         }
         "stage" => ["current", "previous", "*"].into(),
+        "state" => State::ALL.iter().map(|s| s.label()).collect(),
+        "cause" => Cause::ALL.iter().map(|c| c.label()).collect(),
         "access_key_id" | "principal" | "backend" | "source" | "version" | "status" | "le" => return None,
         other => panic!("label {other} has no closed set"),
     })

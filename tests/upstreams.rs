@@ -1,8 +1,9 @@
 //! Which Axon gets a request: names and their addresses, several upstreams, weights, balances.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::harness::axon::Axon;
+use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::{Client, Response, Signing, get, within};
 use crate::harness::dns::Dns;
@@ -331,4 +332,294 @@ async fn a_client_is_told_nothing_of_upstreams() {
     client.send(gateway.dispatch(body("b")).sign(&signing(), gateway.now()).bytes()).await;
     let text = client.read_response().await.text().to_owned();
     assert!(!text.contains("127.0.0.1") && !text.contains("upstream"), "{text}");
+}
+
+// ---- who is in use
+
+/// Waits until a backend stands so.
+async fn stands(gateway: &Gateway, axon: &Axon, state: &str) {
+    let sample = format!("orbit_backend_state{{backend=\"{}\",state=\"{state}\"}} 1", axon.addr());
+    gateway.metrics_become(|metrics| metrics.contains(&sample)).await;
+}
+
+fn count(gateway: &Gateway, metric: &str, axon: &Axon, more: &str) -> f64 {
+    gateway.metric(&format!("{metric}{{backend=\"{}\"{more}}}", axon.addr()))
+}
+
+fn outs(gateway: &Gateway, axon: &Axon, cause: &str) -> f64 {
+    count(gateway, "orbit_backend_out_total", axon, &format!(",cause=\"{cause}\""))
+}
+
+/// In front of these in turn, with no slow start.
+fn in_turn(axons: &[&Axon], more: &str) -> Setup {
+    let urls: Vec<String> = axons.iter().map(|axon| axon.url()).collect();
+    Setup::new(&[]).upstream(&urls, &format!("balance: round_robin, slow_start: 0s, {more}"))
+}
+
+fn failure() -> Reply {
+    Reply::json(500, "{}")
+}
+
+/// Dispatches, and gives the status.
+async fn status(gateway: &Gateway) -> u16 {
+    dispatch(gateway).await.status
+}
+
+/// Dispatches until `axon` was ejected; the statuses on the way.
+async fn until_ejected(gateway: &Gateway, axon: &Axon) -> Vec<u16> {
+    let before = outs(gateway, axon, "in_a_row");
+    let mut statuses = Vec::new();
+    while outs(gateway, axon, "in_a_row") == before {
+        statuses.push(status(gateway).await);
+        assert!(statuses.len() < 100, "never ejected: {statuses:?}");
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_axon_that_is_not_well_gets_nothing_until_it_is() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let health = "health: { interval: 2s, timeout: 1s, healthy: 2, unhealthy: 2 }";
+    let gateway = in_turn(&[&one, &two], health).start().await;
+    stands(&gateway, &one, "up").await;
+    stands(&gateway, &two, "up").await;
+    one.answer_probes("/health", Reply::new(503));
+    stands(&gateway, &one, "unhealthy").await;
+    assert!(count(&gateway, "orbit_health_checks_total", &one, ",result=\"failed\"") >= 2.0);
+    assert_eq!((outs(&gateway, &one, "unhealthy"), outs(&gateway, &two, "unhealthy")), (1.0, 0.0));
+    for _ in 0..10 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(shares([&one, &two]), [0, 10]);
+    contract(&get(gateway.addr(), "/health").await, Kind::Healthy);
+
+    two.answer_probes("/health", Reply::new(404));
+    stands(&gateway, &two, "unhealthy").await;
+    contract(&get(gateway.addr(), "/health").await, Kind::Unhealthy);
+    let error = contract(&dispatch(&gateway).await, Kind::Error("SERVICE_UNAVAILABLE"));
+    assert_eq!(error["details"]["issue"], "no_healthy_backend");
+    assert_eq!(shares([&one, &two]), [0, 10], "nobody was asked");
+
+    one.answer_probes("/health", Reply::new(204));
+    stands(&gateway, &one, "up").await;
+    succeeds(&gateway).await;
+    assert_eq!(shares([&one, &two]), [1, 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_is_a_plain_get_of_the_path() {
+    let axon = Axon::start();
+    axon.answer_probes("/elsewhere", Reply::new(200));
+    let gateway = Setup::new(&[]).upstream(&[axon.url()], "health: { path: /health/ready }").start().await;
+    let [check] = &axon.received(1).await[..] else { panic!("one check") };
+    assert_eq!((check.method.as_str(), check.target.as_str(), check.body.len()), ("GET", "/health/ready", 0));
+    let names: Vec<&str> = check.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["host", "accept", "user-agent"]);
+    assert_eq!(check.header("host"), Some(axon.addr().to_string().as_str()));
+    stands(&gateway, &axon, "up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_wait_in_vain_are_reason_to_ask_and_one_bad_answer_is_then_enough() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let health = "health: { interval: 1h, timeout: 100ms, unhealthy: 3 }";
+    let gateway = in_turn(&[&one, &two], health).start().await;
+    stands(&gateway, &one, "up").await;
+    stands(&gateway, &two, "up").await;
+    one.answer_probes("/health", Reply::hang());
+    let gate = one.hold();
+    let mut waiting = Client::connect(gateway.addr()).await;
+    waiting.send(gateway.dispatch(BODY).sign(&signing(), gateway.now()).bytes()).await;
+    one.received(1).await;
+    gateway.clock.advance(Duration::from_secs(2));
+    stands(&gateway, &one, "unhealthy").await;
+    assert_eq!(count(&gateway, "orbit_health_checks_total", &one, ",result=\"failed\""), 1.0);
+    for _ in 0..5 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(shares([&one, &two]), [1, 5]);
+    // What was under way may still come to a good end.
+    gate.release();
+    contract(&waiting.read_response().await, Kind::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_not_well_is_back_when_nobody_asks_any_more() {
+    let axon = Axon::start();
+    axon.answer_probes("/health", Reply::new(503));
+    let setup = |health: &str| Setup::new(&[]).upstream(&[axon.url()], &format!("health: {health}"));
+    let gateway = setup("{ unhealthy: 1 }").start().await;
+    stands(&gateway, &axon, "unhealthy").await;
+    gateway.reload(setup("disabled")).await.expect("accepted");
+    stands(&gateway, &axon, "up").await;
+    succeeds(&gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_in_a_row_take_a_backend_out_and_one_request_brings_it_back() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let gateway = in_turn(&[&one, &two], "eject: { consecutive: 3, for: 80s }").start().await;
+    one.answer(failure());
+    assert_eq!(until_ejected(&gateway, &one).await, [500, 200, 500, 200, 500]);
+    stands(&gateway, &one, "ejected").await;
+    assert_eq!(count(&gateway, "orbit_backend_healthy", &one, ""), 0.0);
+    for _ in 0..10 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(one.requests().len(), 3);
+    // Nobody looks but the trial; that it fails again doubles the wait.
+    gateway.clock.advance(Duration::from_secs(10));
+    assert_eq!(status(&gateway).await, 500);
+    assert_eq!(outs(&gateway, &one, "trial"), 1.0);
+    one.answer(Reply::json(200, "{}"));
+    gateway.clock.advance(Duration::from_secs(19));
+    for _ in 0..5 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(one.requests().len(), 4);
+    gateway.clock.advance(Duration::from_secs(1));
+    succeeds(&gateway).await;
+    assert_eq!(one.requests().len(), 5);
+    stands(&gateway, &one, "up").await;
+    for _ in 0..4 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(one.requests().len(), 7, "its half again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trial_at_a_time_and_one_that_its_client_leaves_decides_nothing() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let gateway = in_turn(&[&one, &two], "eject: { consecutive: 2, for: 8s }").start().await;
+    one.answer(failure());
+    until_ejected(&gateway, &one).await;
+    let seen = one.requests().len();
+    one.answer(Reply::json(200, "{}"));
+    gateway.clock.advance(Duration::from_secs(1));
+    let gate = one.hold();
+    let mut trial = Client::connect(gateway.addr()).await;
+    trial.send(gateway.dispatch(BODY).sign(&signing(), gateway.now()).bytes()).await;
+    one.received(seen + 1).await;
+    stands(&gateway, &one, "trial").await;
+    for _ in 0..5 {
+        succeeds(&gateway).await;
+    }
+    assert_eq!(one.requests().len(), seen + 1);
+    drop(trial);
+    stands(&gateway, &one, "ejected").await;
+    gate.release();
+    succeeds(&gateway).await;
+    assert_eq!(one.requests().len(), seen + 2, "the next one tries");
+    stands(&gateway, &one, "up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_the_configured_part_is_ejected() {
+    let axons = [Axon::start(), Axon::start(), Axon::start()];
+    axons.iter().for_each(|axon| axon.answer(failure()));
+    let gateway = in_turn(&axons.each_ref(), "eject: { consecutive: 2, max_percent: 67 }").start().await;
+    for _ in 0..30 {
+        assert_eq!(status(&gateway).await, 500);
+    }
+    let ejected = axons.iter().map(|axon| outs(&gateway, axon, "in_a_row")).sum::<f64>();
+    let spared = axons.iter().map(|axon| count(&gateway, "orbit_backend_spared_total", axon, "")).sum::<f64>();
+    assert!(ejected == 2.0 && spared > 1.0, "two of three: {ejected}, {spared}");
+    contract(&get(gateway.addr(), "/health").await, Kind::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_one_that_is_left_stays_and_what_was_ejected_is_better_than_nothing() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let gateway = in_turn(&[&one, &two], "eject: { consecutive: 2 }").start().await;
+    one.answer(failure());
+    until_ejected(&gateway, &one).await;
+    let seen = one.requests().len();
+    let stopped = two.stop().await;
+    one.answer(Reply::json(200, "{}"));
+    // The first finds out that the other is gone.
+    assert_eq!(status(&gateway).await, 503);
+    succeeds(&gateway).await;
+    assert_eq!(one.requests().len(), seen + 1);
+    contract(&get(gateway.addr(), "/health").await, Kind::Healthy);
+    drop(stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_circuit_answers_at_once_and_half_open_lets_one_through() {
+    let axon = Axon::start();
+    axon.answer(failure());
+    let eject = "eject: { consecutive: 2, for: 8s, max_percent: 100 }";
+    let gateway = in_turn(&[&axon], eject).start().await;
+    assert_eq!(until_ejected(&gateway, &axon).await, [500, 500]);
+    contract(&get(gateway.addr(), "/health").await, Kind::Unhealthy);
+    for _ in 0..5 {
+        let error = contract(&dispatch(&gateway).await, Kind::Error("SERVICE_UNAVAILABLE"));
+        assert_eq!(error["details"]["issue"], "no_healthy_backend");
+    }
+    assert_eq!(axon.requests().len(), 2);
+    gateway.clock.advance(Duration::from_secs(1));
+    assert_eq!([status(&gateway).await, status(&gateway).await], [500, 503]);
+    axon.answer(Reply::json(200, "{}"));
+    gateway.clock.advance(Duration::from_secs(2));
+    succeeds(&gateway).await;
+    succeeds(&gateway).await;
+    contract(&get(gateway.addr(), "/health").await, Kind::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_at_all_counts_twice_and_one_on_a_used_connection_not_at_all() {
+    let axon = Axon::start();
+    let eject = "eject: { consecutive: 5, max_percent: 100 }";
+    let gateway = in_turn(&[&axon], eject).start().await;
+    for _ in 0..10 {
+        // The second is sent on the connection of the first.
+        axon.next([Reply::json(200, "{}"), Reply::hang_up()]);
+        assert_eq!([status(&gateway).await, status(&gateway).await], [200, 503]);
+    }
+    let turns: Vec<_> = axon.requests().iter().map(|request| request.turn).collect();
+    assert_eq!(turns, [1, 2].repeat(10));
+    axon.answer(Reply::hang_up());
+    assert_eq!(until_ejected(&gateway, &axon).await, [503; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_or_comes_too_late_is_a_failure() {
+    for (reply, more) in [
+        (Reply::json(200, "{}").cut(1), "timeouts: { idle: 10s }"),
+        (Reply::hang(), "timeouts: { first_byte: 50ms }"),
+        (Reply::raw("SSH-2.0-x\r\n"), "keepalive: 0"),
+    ] {
+        let axon = Axon::start();
+        axon.answer(reply);
+        let gateway = in_turn(&[&axon], &format!("eject: {{ max_percent: 100 }}, {more}")).start().await;
+        assert_eq!(until_ejected(&gateway, &axon).await, [503; 3]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_what_speaks_of_the_request_are_no_failures() {
+    let axon = Axon::start();
+    let gateway = in_turn(&[&axon], "eject: { consecutive: 1, max_percent: 100 }").start().await;
+    for status in [400, 404, 429, 301, 501] {
+        axon.next([Reply::json(status, "{}")]);
+        dispatch(&gateway).await;
+    }
+    assert_eq!(axon.requests().len(), 5);
+    stands(&gateway, &axon, "up").await;
+    assert_eq!(outs(&gateway, &axon, "in_a_row"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_was_restarted_is_back_at_once() {
+    let (one, two) = (Axon::start(), Axon::start());
+    let gateway = in_turn(&[&one, &two], "").start().await;
+    let (address, stopped) = (one.addr(), one.stop().await);
+    until(&gateway, || {
+        let sample = format!("orbit_backend_state{{backend=\"{address}\",state=\"unreachable\"}}");
+        gateway.metric(&sample) == 1.0
+    })
+    .await;
+    let one = stopped.start();
+    stands(&gateway, &one, "up").await;
+    until(&gateway, || one.requests().len() > 1).await;
 }

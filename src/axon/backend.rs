@@ -1,9 +1,8 @@
-//! One address of Axon: who it is, how busy and how quick it is, whether it answered when last tried, its
-//! connections.
+//! One address of Axon: who it is, how busy and how quick it is, where it stands, its connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -11,6 +10,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::axon::call::Outcome;
 use crate::axon::choose::{key_of, mix};
+use crate::axon::condition::{Cause, Change, Condition, State};
 use crate::axon::dial::Dialer;
 use crate::axon::pool::Pool;
 
@@ -52,7 +52,16 @@ pub struct BackendMetrics {
     /// By `Outcome as usize`.
     pub outcomes: [IntCounter; Outcome::ALL.len()],
     pub duration: Histogram,
+    pub in_flight: IntGauge,
     pub healthy: IntGauge,
+    /// By `State as usize`; one of them is 1.
+    pub states: [IntGauge; State::ALL.len()],
+    /// By `Cause as usize`.
+    pub outs: [IntCounter; Cause::ALL.len()],
+    /// Times it was due to be ejected and too many others were.
+    pub spared: IntCounter,
+    pub checks_passed: IntCounter,
+    pub checks_failed: IntCounter,
 }
 
 impl BackendMetrics {
@@ -71,17 +80,18 @@ pub struct Backend {
     label: String,
     authority: HeaderValue,
     hash: u64,
-    in_flight: AtomicU32,
     /// Time to the head of an answer, a moving average; 0 until the first.
     latency_micros: AtomicU32,
-    reachable: AtomicBool,
+    /// Ticks at which it last sent the head of an answer, or an exchange began while there was none.
+    heard_at: AtomicU64,
+    condition: Condition,
     pool: Pool,
     metrics: BackendMetrics,
 }
 
 impl Backend {
-    /// A backend is taken to be reachable until a connect fails. `label` is what logs and metrics call it,
-    /// `authority` the value of `Host`.
+    /// `label` is what logs and metrics call it, `authority` the value of `Host`, `since` as for
+    /// [`Condition::new`].
     ///
     /// # Errors
     /// One line for the operator when the authority cannot stand in a header.
@@ -90,21 +100,23 @@ impl Backend {
         authority: &str,
         label: &str,
         dialer: Dialer,
+        since: u64,
         metrics: BackendMetrics,
     ) -> Result<Arc<Self>, String> {
         let value = HeaderValue::from_str(authority).map_err(|e| format!("endpoint `{authority}`: {e}"))?;
-        metrics.healthy.set(1);
-        Ok(Arc::new(Self {
+        let backend = Self {
             address,
             label: label.to_owned(),
             authority: value,
             hash: mix(key_of(label)),
-            in_flight: AtomicU32::new(0),
             latency_micros: AtomicU32::new(0),
-            reachable: AtomicBool::new(true),
+            heard_at: AtomicU64::new(0),
+            condition: Condition::new(since),
             pool: Pool::new(dialer),
             metrics,
-        }))
+        };
+        backend.show_state();
+        Ok(Arc::new(backend))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -137,7 +149,7 @@ impl Backend {
 
     /// Exchanges under way.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        u32::try_from(self.metrics.in_flight.get()).unwrap_or(0)
     }
 
     /// Usual time to the head of an answer; 0 when none has come yet.
@@ -153,35 +165,91 @@ impl Backend {
         self.latency_micros.store(new.max(1), Ordering::Relaxed);
     }
 
-    /// Whether the last connect worked.
-    pub fn reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+    /// Notes the head of an answer, and how long it took if it was a good one: what fails fast is not fast.
+    pub fn heard(&self, now: u64, good_after: Option<Duration>) {
+        self.heard_at.store(now, Ordering::Relaxed);
+        if let Some(took) = good_after {
+            self.note_latency(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        }
     }
 
-    /// Notes how a connect went; says whether that is a change.
-    pub fn set_reachable(&self, reachable: bool) -> bool {
-        let changed = self.reachable.swap(reachable, Ordering::Relaxed) != reachable;
-        if changed {
-            self.metrics.healthy.set(i64::from(reachable));
-            if !reachable {
-                self.pool.clear();
+    /// How long exchanges have been under way without a word from the backend to any of them.
+    pub fn silent_for(&self, now: u64) -> Duration {
+        if self.in_flight() == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(now.saturating_sub(self.heard_at.load(Ordering::Relaxed)))
+    }
+
+    /// Where it stands.
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// Tells metrics and log of a change; `why` says what led to it.
+    pub fn tell(&self, change: &Change, why: &str) {
+        let (label, state) = (&self.label, change.to.label());
+        match change.cause {
+            None => log::info!("backend {label} is {state}: {why}"),
+            Some(cause) => {
+                if let Some(counter) = self.metrics.outs.get(cause as usize) {
+                    counter.inc();
+                }
+                if change.out_for.is_zero() {
+                    log::warn!("backend {label} is {state}: {why}");
+                } else {
+                    log::warn!("backend {label} is {state}, for {:?} at least: {why}", change.out_for);
+                }
             }
         }
-        changed
+        if change.to == State::Unreachable {
+            self.pool.clear();
+        }
+        self.show_state();
     }
 
-    /// Counts an exchange for as long as the result lives.
-    pub fn occupy(self: &Arc<Self>) -> Occupied {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Occupied(self.clone())
+    /// Brings the gauges in line with the state of this moment.
+    pub fn show_state(&self) {
+        let state = self.condition.state();
+        self.metrics.healthy.set(state.is_in().into());
+        for (known, gauge) in State::ALL.iter().zip(&self.metrics.states) {
+            gauge.set((*known == state).into());
+        }
+    }
+
+    /// Counts an exchange for as long as the result lives. `trial`: it is the one that
+    /// [`Condition::begin_trial`] allowed.
+    pub fn occupy(self: &Arc<Self>, now: u64, trial: bool) -> Occupied {
+        if self.in_flight() == 0 {
+            self.heard_at.store(now, Ordering::Relaxed);
+        }
+        self.metrics.in_flight.inc();
+        if trial {
+            self.show_state();
+        }
+        Occupied { backend: self.clone(), trial }
     }
 }
 
 /// One exchange under way.
-pub struct Occupied(Arc<Backend>);
+pub struct Occupied {
+    backend: Arc<Backend>,
+    trial: bool,
+}
+
+impl Occupied {
+    /// Whether it decides about a backend that is out.
+    pub fn is_trial(&self) -> bool {
+        self.trial
+    }
+}
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.backend.metrics.in_flight.dec();
+        if self.trial {
+            self.backend.condition.end_trial();
+            self.backend.show_state();
+        }
     }
 }

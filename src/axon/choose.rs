@@ -9,11 +9,13 @@
 //! Invariant: choosing allocates nothing and waits for nobody but another choice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 
 use crate::axon::Backend;
+use crate::axon::condition::State;
 use crate::snapshot::settings::Balance;
 
 /// Most backends of one upstream.
@@ -34,6 +36,47 @@ pub struct Backends {
     owed: Mutex<ArrayVec<i64, BACKENDS_MAX>>,
 }
 
+/// A member that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    pub index: usize,
+    pub how: How,
+}
+
+/// What the choice thinks of its member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is in use.
+    Usual,
+    /// It is out, and this request is to see whether it is better; nobody else's is.
+    Trial,
+    /// It is out, and so is every other.
+    LastResort,
+    /// The same, and this is the only request that is to wait for it.
+    LastTrial,
+}
+
+impl How {
+    /// Whether the exchange is the one under way that decides about a backend that is out.
+    pub fn is_trial(self) -> bool {
+        matches!(self, How::Trial | How::LastTrial)
+    }
+
+    /// Whether it is no news that nobody is there.
+    pub fn is_last(self) -> bool {
+        matches!(self, How::LastResort | How::LastTrial)
+    }
+}
+
+/// How to choose.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    pub balance: Balance,
+    pub slow_start: Duration,
+    /// Whether an ejected member is better than none.
+    pub ejected_if_all_are_out: bool,
+}
+
 /// What a request brings to the choice.
 #[derive(Clone, Copy)]
 pub struct Draw {
@@ -41,6 +84,8 @@ pub struct Draw {
     pub random: u64,
     /// [`key_of`] what is hashed.
     pub key: u64,
+    /// In ticks.
+    pub now: u64,
 }
 
 /// The members that a request has tried, by index.
@@ -61,7 +106,7 @@ impl Tried {
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     index: usize,
-    /// Never 0.
+    /// Never 0; relative to the other candidates.
     share: u32,
     backend: &'a Backend,
 }
@@ -80,29 +125,64 @@ impl Backends {
         &self.members
     }
 
-    /// An untried reachable member, by index.
+    /// An untried member.
     ///
-    /// When none is reachable, one is tried all the same, but only as a request's first: a dead Axon must
-    /// not cost each request a connect timeout per endpoint.
-    pub fn choose(&self, balance: Balance, draw: Draw, tried: Tried) -> Option<usize> {
-        let candidate = |(index, member): (usize, &'_ Member)| {
-            let usable = !tried.has(index) && member.backend.reachable();
-            usable.then_some((index, u32::from(member.weight)))
-        };
-        let mut candidates = Candidates::new();
-        for (index, share) in self.members.iter().enumerate().filter_map(candidate) {
-            if let Some(member) = self.members.get(index) {
-                candidates.push(Candidate { index, share, backend: &member.backend });
+    /// One that is due for its trial is taken at once: only a request can tell. When all are out, one that was
+    /// ejected is tried all the same, if that is allowed, or one that could not be connected to, by one request
+    /// at a time and only as its first: a dead Axon must not cost each request a connect timeout.
+    pub fn choose(&self, terms: Terms, draw: Draw, tried: Tried) -> Option<Chosen> {
+        let mut usual = Candidates::new();
+        for (index, member) in self.untried(tried) {
+            let condition = member.backend.condition();
+            match condition.share(draw.now, terms.slow_start) {
+                Some(permille) => {
+                    let share = u32::from(member.weight) * permille;
+                    usual.push(Candidate { index, share, backend: &member.backend });
+                }
+                None if condition.awaits_trial(draw.now) && condition.begin_trial() => {
+                    return Some(Chosen { index, how: How::Trial });
+                }
+                None => {}
             }
         }
-        if candidates.is_empty() {
-            let first = tried.0 == 0 && !self.members.is_empty();
-            return first.then(|| spread(draw.random, self.members.len() as u64) as usize);
+        if !usual.is_empty() {
+            let index = self.balanced(terms.balance, draw, &usual)?;
+            return Some(Chosen { index, how: How::Usual });
         }
+        if tried.0 == 0 { self.last_resort(terms, draw) } else { None }
+    }
+
+    fn last_resort(&self, terms: Terms, draw: Draw) -> Option<Chosen> {
+        let in_state = |wanted: fn(State) -> bool| {
+            let untried = self.untried(Tried::default());
+            untried.filter(move |(_, member)| wanted(member.backend.condition().state()))
+        };
+        if terms.ejected_if_all_are_out {
+            let ejected = in_state(|state| matches!(state, State::Ejected | State::Trial));
+            let candidates: Candidates<'_> = ejected
+                .map(|(index, member)| Candidate { index, share: member.weight.into(), backend: &member.backend })
+                .collect();
+            if !candidates.is_empty() {
+                let index = self.balanced(terms.balance, draw, &candidates)?;
+                return Some(Chosen { index, how: How::LastResort });
+            }
+        }
+        let unreachable = || in_state(|state| state == State::Unreachable);
+        let skipped = spread(draw.random, unreachable().count() as u64) as usize;
+        let mut from_there = unreachable().cycle().skip(skipped).take(unreachable().count());
+        let (index, _) = from_there.find(|(_, member)| member.backend.condition().begin_trial())?;
+        Some(Chosen { index, how: How::LastTrial })
+    }
+
+    fn untried(&self, tried: Tried) -> impl Iterator<Item = (usize, &Member)> + Clone {
+        self.members.iter().enumerate().filter(move |(index, _)| !tried.has(*index))
+    }
+
+    fn balanced(&self, balance: Balance, draw: Draw, candidates: &Candidates<'_>) -> Option<usize> {
         match balance {
-            Balance::LeastLoaded => least_loaded(&candidates, draw.random),
-            Balance::RoundRobin => self.round_robin(&candidates),
-            Balance::HashPrincipal => rendezvous(&candidates, draw.key),
+            Balance::LeastLoaded => least_loaded(candidates, draw.random),
+            Balance::RoundRobin => self.round_robin(candidates),
+            Balance::HashPrincipal => rendezvous(candidates, draw.key),
         }
     }
 
@@ -174,7 +254,9 @@ fn spread(random: u64, n: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::axon::Meter;
+    use crate::axon::condition::Cause;
     use crate::axon::dial::Dialer;
+    use crate::snapshot::settings::Eject;
     use crate::telemetry::Metrics;
 
     fn backends(weights: &[u8]) -> Backends {
@@ -182,23 +264,45 @@ mod tests {
         let member = |(n, weight): (usize, &u8)| {
             let label = format!("127.0.0.1:{}", n + 1);
             let address = ([127, 0, 0, 1], n as u16 + 1).into();
-            let backend = Backend::new(address, &label, &label, Dialer::plain(), metrics.backend(&label));
+            let backend = Backend::new(address, &label, &label, Dialer::plain(), 0, metrics.backend(&label));
             let backend = backend.expect("a backend");
             Member { backend, weight: *weight }
         };
         Backends::new(weights.iter().enumerate().map(member).collect())
     }
 
+    const NOW: u64 = 1_000_000_000_000;
+
     fn draws() -> impl Iterator<Item = Draw> {
-        (1u64..).map(|n| mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).map(|random| Draw { random, key: mix(random) })
+        let random = |n: u64| mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (1u64..).map(random).map(|random| Draw { random, key: mix(random), now: NOW })
+    }
+
+    fn terms(balance: Balance) -> Terms {
+        Terms { balance, slow_start: Duration::from_secs(10), ejected_if_all_are_out: false }
+    }
+
+    fn usual(index: usize) -> Option<Chosen> {
+        Some(Chosen { index, how: How::Usual })
     }
 
     fn shares(pool: &Backends, balance: Balance, n: usize) -> Vec<usize> {
         let mut shares = vec![0; pool.members().len()];
         for draw in draws().take(n) {
-            shares[pool.choose(balance, draw, Tried::default()).expect("one")] += 1;
+            shares[pool.choose(terms(balance), draw, Tried::default()).expect("one").index] += 1;
         }
         shares
+    }
+
+    /// Takes a member out of use.
+    fn out(pool: &Backends, index: usize) {
+        pool.members()[index].backend.condition().unconnected(NOW, None).expect("a change");
+    }
+
+    const EJECT: Eject = Eject { consecutive: 1, longest: Duration::from_secs(8), max_percent: 50 };
+
+    fn eject(pool: &Backends, index: usize) {
+        pool.members()[index].backend.condition().eject(NOW, Cause::InARow, &EJECT).expect("a change");
     }
 
     const ALL: [Balance; 3] = [Balance::LeastLoaded, Balance::RoundRobin, Balance::HashPrincipal];
@@ -206,7 +310,7 @@ mod tests {
     #[test]
     fn a_busy_backend_gets_only_what_nobody_else_could_take() {
         let pool = backends(&[1, 1]);
-        let _busy = pool.members()[0].backend.occupy();
+        let _busy = pool.members()[0].backend.occupy(NOW, false);
         assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [0, 1000]);
     }
 
@@ -214,8 +318,8 @@ mod tests {
     fn load_is_measured_by_weight() {
         let pool = backends(&[3, 1]);
         let large = &pool.members()[0].backend;
-        let _busy: Vec<_> = (0..2).map(|_| large.occupy()).collect();
-        let _one = pool.members()[1].backend.occupy();
+        let _busy: Vec<_> = (0..2).map(|_| large.occupy(NOW, false)).collect();
+        let _one = pool.members()[1].backend.occupy(NOW, false);
         assert_eq!(shares(&pool, Balance::LeastLoaded, 1000), [1000, 0], "two of three are less than one of one");
     }
 
@@ -249,9 +353,9 @@ mod tests {
     #[test]
     fn round_robin_is_smooth() {
         let pool = backends(&[5, 1, 1]);
-        let draw = Draw { random: 0, key: 0 };
-        let order: Vec<_> =
-            (0..7).map(|_| pool.choose(Balance::RoundRobin, draw, Tried::default()).expect("one")).collect();
+        let draw = Draw { random: 0, key: 0, now: NOW };
+        let next = || pool.choose(terms(Balance::RoundRobin), draw, Tried::default()).expect("one").index;
+        let order: Vec<_> = (0..7).map(|_| next()).collect();
         // The example of nginx's change that brought it.
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
     }
@@ -259,9 +363,10 @@ mod tests {
     #[test]
     fn a_lost_backend_moves_only_its_own_keys() {
         let pool = backends(&[1, 3, 2, 1]);
-        let owner = |draw| pool.choose(Balance::HashPrincipal, draw, Tried::default()).expect("one");
+        let hash = terms(Balance::HashPrincipal);
+        let owner = |draw| pool.choose(hash, draw, Tried::default()).expect("one").index;
         let before: Vec<_> = draws().take(4000).map(owner).collect();
-        pool.members()[2].backend.set_reachable(false);
+        out(&pool, 2);
         let mut moved_to = [0; 4];
         for (draw, before) in draws().zip(&before) {
             match (*before, owner(draw)) {
@@ -270,37 +375,80 @@ mod tests {
             }
         }
         assert!(moved_to[0] > 0 && moved_to[1] > moved_to[0] && moved_to[3] > 0, "{moved_to:?}");
-        pool.members()[2].backend.set_reachable(true);
-        assert_eq!(draws().take(4000).map(owner).collect::<Vec<_>>(), before);
+        pool.members()[2].backend.condition().connected(NOW).expect("a change");
+        let later = |draw: Draw| owner(Draw { now: NOW + 10_000_000_000, ..draw });
+        assert_eq!(draws().take(4000).map(later).collect::<Vec<_>>(), before);
     }
 
     #[test]
-    fn unreachable_and_tried_ones_are_passed_over() {
+    fn one_that_is_out_or_was_tried_is_passed_over() {
         for balance in ALL {
             let pool = backends(&[1, 1, 1]);
-            pool.members()[0].backend.set_reachable(false);
+            out(&pool, 0);
             let mut tried = Tried::default();
             tried.add(1);
             for draw in draws().take(100) {
-                assert_eq!(pool.choose(balance, draw, tried), Some(2));
+                assert_eq!(pool.choose(terms(balance), draw, tried), usual(2));
             }
             tried.add(2);
-            assert_eq!(pool.choose(balance, Draw { random: 7, key: 7 }, tried), None);
+            assert_eq!(pool.choose(terms(balance), Draw { random: 7, key: 7, now: NOW }, tried), None);
         }
     }
 
     #[test]
-    fn with_none_reachable_one_is_tried_and_no_second() {
+    fn a_returning_backend_gets_less_than_its_share_under_every_balance() {
         for balance in ALL {
-            let (pool, draw) = (backends(&[1, 1, 1]), Draw { random: 7, key: 7 });
-            pool.members().iter().for_each(|member| {
-                member.backend.set_reachable(false);
-            });
-            let index = pool.choose(balance, draw, Tried::default()).expect("one");
+            let pool = backends(&[1, 1]);
+            out(&pool, 0);
+            pool.members()[0].backend.condition().connected(NOW).expect("a change");
+            let shares = shares(&pool, balance, 11_000);
+            assert!((800..1200).contains(&shares[0]), "a tenth at first, {balance:?}: {shares:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_request_is_the_trial() {
+        for balance in ALL {
+            let pool = backends(&[1, 1]);
+            eject(&pool, 0);
+            let at = |now| pool.choose(terms(balance), Draw { random: 7, key: 7, now }, Tried::default());
+            assert_eq!(at(NOW + 999_999_999), usual(1));
+            assert_eq!(at(NOW + 1_000_000_000), Some(Chosen { index: 0, how: How::Trial }));
+            assert_eq!(at(NOW + 1_000_000_000), usual(1));
+        }
+    }
+
+    #[test]
+    fn with_none_reachable_one_request_at_a_time_tries_one_and_no_second() {
+        for balance in ALL {
+            let (pool, draw) = (backends(&[1, 1, 1]), Draw { random: 7, key: 7, now: NOW });
+            (0..3).for_each(|index| out(&pool, index));
+            let first = pool.choose(terms(balance), draw, Tried::default()).expect("one");
+            assert_eq!(first.how, How::LastTrial);
             let mut tried = Tried::default();
-            tried.add(index);
-            assert_eq!(pool.choose(balance, draw, tried), None);
-            assert_eq!(Backends::new(Vec::new()).choose(balance, draw, Tried::default()), None);
+            tried.add(first.index);
+            assert_eq!(pool.choose(terms(balance), draw, tried), None);
+            let others = [(); 3].map(|()| pool.choose(terms(balance), draw, Tried::default()));
+            assert_eq!(others.iter().flatten().count(), 2, "each backend has its one");
+            pool.members()[first.index].backend.condition().end_trial();
+            assert_eq!(pool.choose(terms(balance), draw, Tried::default()), Some(first));
+            assert_eq!(Backends::new(Vec::new()).choose(terms(balance), draw, Tried::default()), None);
+        }
+    }
+
+    #[test]
+    fn one_that_was_ejected_is_better_than_none_where_that_is_allowed() {
+        for balance in ALL {
+            let (pool, draw) = (backends(&[1, 1]), Draw { random: 7, key: 7, now: NOW });
+            eject(&pool, 0);
+            out(&pool, 1);
+            let allowed = Terms { ejected_if_all_are_out: true, ..terms(balance) };
+            for _ in 0..3 {
+                let chosen = pool.choose(allowed, draw, Tried::default());
+                assert_eq!(chosen, Some(Chosen { index: 0, how: How::LastResort }));
+            }
+            let chosen = pool.choose(terms(balance), draw, Tried::default());
+            assert_eq!(chosen, Some(Chosen { index: 1, how: How::LastTrial }));
         }
     }
 }

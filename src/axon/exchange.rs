@@ -7,19 +7,17 @@ use bytes::Bytes;
 use http::response::Parts;
 use tokio::time::{Instant, timeout_at};
 
-use crate::axon::Backend;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
-use crate::axon::pool::Bounds;
+use crate::axon::condition::Failing;
 use crate::axon::wire::{Body, Connection};
+use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
 
 /// An answer under way.
 pub struct Exchange {
     pub head: Parts,
-    /// Largest answer of this upstream that is put into the envelope.
-    pub envelope_bytes: usize,
     pub(super) body: Body,
     /// The end of the body was seen; one of unknown length does not tell it again.
     pub(super) ended: bool,
@@ -28,9 +26,11 @@ pub struct Exchange {
     pub(super) backend: Arc<Backend>,
     pub(super) began: Moment,
     pub(super) total: Instant,
-    pub(super) bounds: Bounds,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) _occupied: Occupied,
+    /// What the head says of the backend was noted: it is a failure.
+    pub(super) noted: bool,
+    pub(super) occupied: Occupied,
 }
 
 /// A body that was read up to a limit.
@@ -42,6 +42,11 @@ pub enum Collected {
 }
 
 impl Exchange {
+    /// Largest answer of this upstream that is put into the envelope.
+    pub fn envelope_bytes(&self) -> usize {
+        self.upstream.settings.envelope_bytes as usize
+    }
+
     /// Bytes that the whole body has, when Axon announced it.
     pub fn announced_length(&self) -> Option<u64> {
         self.announced
@@ -60,7 +65,7 @@ impl Exchange {
         if now >= self.total {
             return Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() });
         }
-        let deadline = self.total.min(now + self.bounds.idle);
+        let deadline = self.total.min(now + self.upstream.settings.timeouts.idle);
         match timeout_at(deadline, self.connection.next(&mut self.body)).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(None) => {
@@ -108,10 +113,24 @@ impl Exchange {
     /// Ends the exchange, keeping the connection when the answer was read whole.
     pub fn finish(self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
         let now = self.clock.now();
-        if self.is_whole() {
-            self.backend.pool().put(self.connection, self.bounds, now.ticks);
+        let message = message.into();
+        if !self.noted {
+            let (backend, trial) = (&*self.backend, self.occupied.is_trial());
+            match outcome {
+                Outcome::Success | Outcome::Refused | Outcome::Error => {
+                    self.upstream.answered(backend, trial, now.ticks);
+                }
+                Outcome::Broken | Outcome::Timeout | Outcome::ConnectFailed => {
+                    let how = Failing::NoAnswer;
+                    self.upstream.failed(backend, self.began.ticks, trial, how, &message, now.ticks);
+                }
+                Outcome::Abandoned => {}
+            }
         }
-        Call { backend: self.backend, outcome, message: message.into(), took: now.since(self.began) }
+        if self.is_whole() {
+            self.backend.pool().put(self.connection, self.upstream.bounds(), now.ticks);
+        }
+        Call { backend: self.backend, outcome, message, took: now.since(self.began) }
     }
 }
 

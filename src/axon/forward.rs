@@ -5,17 +5,19 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
+use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
-use crate::axon::choose::{Draw, Tried, key_of, mix};
+use crate::axon::choose::{Chosen, Draw, Tried, key_of, mix};
+use crate::axon::condition::Failing;
 use crate::axon::dial::Fault;
 use crate::axon::exchange::Exchange;
-use crate::axon::watch::note_reachable;
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
@@ -56,7 +58,7 @@ pub struct Outgoing<'a> {
 /// # Errors
 /// `503` with its issue; `None` when the client left.
 pub async fn forward(
-    upstream: &Upstream,
+    upstream: &Arc<Upstream>,
     outgoing: &Outgoing<'_>,
     clock: &Arc<dyn Clock>,
     gone: impl Future<Output = ()>,
@@ -81,27 +83,31 @@ pub async fn forward(
 }
 
 async fn search(
-    upstream: &Upstream,
+    upstream: &Arc<Upstream>,
     outgoing: &Outgoing<'_>,
     clock: &Arc<dyn Clock>,
     calls: &mut Vec<Call>,
     current: &mut Option<Arc<Backend>>,
 ) -> Result<Exchange, Rejection> {
     let total = Instant::now() + upstream.settings.timeouts.total;
-    let any_reachable = upstream.any_reachable();
     let backends = upstream.backends();
-    let balance = upstream.settings.balance;
-    let key = if balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
+    let terms = upstream.terms();
+    let key = if terms.balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
     let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
-    while let Some(index) = backends.choose(balance, Draw { random, key }, tried) {
+    loop {
+        let began = clock.now();
+        let Some(Chosen { index, how }) = backends.choose(terms, Draw { random, key, now: began.ticks }, tried) else {
+            break;
+        };
         let Some(backend) = backends.members().get(index).map(|member| &member.backend) else { break };
+        let occupied = backend.occupy(began.ticks, how.is_trial());
         random = mix(random);
         *current = Some(backend.clone());
         tried.add(index);
-        let began = clock.now();
-        let (outcome, rejection) = match ask(upstream, backend, outgoing, clock, began, total).await {
+        let attempt = Try { upstream, backend, outgoing, clock, began, total, alone: calls.is_empty() };
+        let (outcome, rejection) = match attempt.ask(occupied).await {
             Ok(exchange) => return Ok(exchange),
             Err(Miss::NotConnected { outcome, rejection }) => (outcome, rejection),
             Err(Miss::Final { outcome, rejection }) => {
@@ -111,7 +117,7 @@ async fn search(
         };
         calls.push(call(backend, outcome, &rejection, clock.now(), began));
         // That the one tried in vain was known to be unreachable is what the client should know.
-        if any_reachable {
+        if !how.is_last() {
             last = rejection;
         }
         if Instant::now() >= total {
@@ -133,90 +139,138 @@ enum Miss {
     Final { outcome: Outcome, rejection: Rejection },
 }
 
-async fn ask(
-    upstream: &Upstream,
-    backend: &Arc<Backend>,
-    outgoing: &Outgoing<'_>,
-    clock: &Arc<dyn Clock>,
+/// One try to get an answer from one backend.
+struct Try<'a> {
+    upstream: &'a Arc<Upstream>,
+    backend: &'a Arc<Backend>,
+    outgoing: &'a Outgoing<'a>,
+    clock: &'a Arc<dyn Clock>,
     began: Moment,
+    /// When the request has to be answered.
     total: Instant,
-) -> Result<Exchange, Miss> {
-    let timeouts = upstream.settings.timeouts;
-    let occupied = backend.occupy();
-    let mut pooled = backend.pool().take();
-    let (connection, head, body) = loop {
-        let reused = pooled.is_some();
-        let mut connection = match pooled.take() {
-            Some(connection) => connection,
-            None => connect(upstream, backend, total).await?,
-        };
-        let request = request(upstream, backend, outgoing, clock.now()).map_err(|why| Miss::Final {
-            outcome: Outcome::Error,
-            rejection: Rejection::new(Code::InternalError, why),
-        })?;
-        match timeout_at(total.min(Instant::now() + timeouts.first_byte), connection.send(request)).await {
-            Ok(Ok((head, body))) => break (connection, head, body),
-            // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
-            Ok(Err(Failure::Unsent)) if reused => pooled = backend.pool().take(),
-            Ok(Err(Failure::Unsent)) => {
-                let rejection = Rejection::unavailable("upstream_failed", "connection closed before the request");
-                return Err(Miss::NotConnected { outcome: Outcome::Broken, rejection });
-            }
-            Ok(Err(Failure::Refused(why))) => {
-                let rejection = Rejection::unavailable("upstream_failed", why);
-                return Err(Miss::NotConnected { outcome: Outcome::Broken, rejection });
-            }
-            Ok(Err(Failure::Broken(why))) => {
-                let rejection = Rejection::unavailable("upstream_failed", why);
-                return Err(Miss::Final { outcome: Outcome::Broken, rejection });
-            }
-            Err(_) => {
-                let rejection = Rejection::unavailable("timeout", "no answer in time");
-                return Err(Miss::Final { outcome: Outcome::Timeout, rejection });
-            }
-        }
-    };
-    let took = clock.now().since(began).as_micros();
-    backend.note_latency(u32::try_from(took).unwrap_or(u32::MAX));
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        let rejection = Rejection::unavailable("upstream_failed", "switched protocols without being asked to");
-        return Err(Miss::Final { outcome: Outcome::Error, rejection });
-    }
-    Ok(Exchange {
-        head,
-        envelope_bytes: upstream.settings.envelope_bytes as usize,
-        announced: body.announced_length(),
-        body,
-        ended: false,
-        connection,
-        backend: backend.clone(),
-        began,
-        total,
-        bounds: upstream.bounds(),
-        clock: clock.clone(),
-        _occupied: occupied,
-    })
+    /// No other try took any of that time.
+    alone: bool,
 }
 
-async fn connect(upstream: &Upstream, backend: &Backend, total: Instant) -> Result<Connection, Miss> {
-    let bounds = upstream.bounds();
-    let deadline = total.min(Instant::now() + bounds.connect);
-    let (outcome, issue, why) = match timeout_at(deadline, backend.pool().open(backend.address(), bounds)).await {
-        Ok(Ok(connection)) => {
-            note_reachable(backend, true, "connected");
-            return Ok(connection);
+impl Try<'_> {
+    async fn ask(&self, occupied: Occupied) -> Result<Exchange, Miss> {
+        let Self { upstream, backend, .. } = *self;
+        let mut pooled = backend.pool().take();
+        let (connection, head, body) = loop {
+            let reused = pooled.is_some();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss::Final {
+                outcome: Outcome::Error,
+                rejection: Rejection::new(Code::InternalError, why),
+            })?;
+            let (deadline, whole) = self.deadline(upstream.settings.timeouts.first_byte);
+            match timeout_at(deadline, connection.send(request)).await {
+                Ok(Ok((head, body))) => break (connection, head, body),
+                // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
+                Ok(Err(Failure::Unsent)) if reused => pooled = backend.pool().take(),
+                Ok(Err(failure)) => {
+                    // A connection that was idle may have been ended in all order; whether the backend is well,
+                    // a fresh one tells.
+                    let blamed = !reused && !matches!(failure, Failure::Refused(_));
+                    return Err(self.no_answer(&occupied, failure, blamed));
+                }
+                Err(_) => {
+                    let why = "no answer in time";
+                    if whole {
+                        self.failed(&occupied, Failing::NoAnswer, why);
+                    }
+                    let rejection = Rejection::unavailable("timeout", why);
+                    return Err(Miss::Final { outcome: Outcome::Timeout, rejection });
+                }
+            }
+        };
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let why = "switched protocols without being asked to";
+            self.failed(&occupied, Failing::NoAnswer, why);
+            let rejection = Rejection::unavailable("upstream_failed", why);
+            return Err(Miss::Final { outcome: Outcome::Error, rejection });
         }
-        // What this machine could not do says nothing about the backend.
-        Ok(Err(e)) if e.fault == Fault::Ours => {
-            log::error!("cannot connect to {}: {}", backend.label(), e.why);
-            let rejection = Rejection::unavailable("connect_failed", format!("connect failed here: {}", e.why));
-            return Err(Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection });
+        let now = self.clock.now();
+        let failing = is_failure(head.status);
+        backend.heard(now.ticks, (!failing).then(|| now.since(self.began)));
+        if failing {
+            self.failed(&occupied, Failing::Status, &format!("answered {}", head.status.as_u16()));
+        } else if occupied.is_trial() {
+            // What it was to show, it has shown; its body may go on for minutes.
+            upstream.answered(backend, true, now.ticks);
         }
-        Ok(Err(e)) => (Outcome::ConnectFailed, "connect_failed", format!("connect failed: {}", e.why)),
-        Err(_) => (Outcome::ConnectFailed, "connect_failed", "connect timed out".to_owned()),
-    };
-    note_reachable(backend, false, &why);
-    Err(Miss::NotConnected { outcome, rejection: Rejection::unavailable(issue, why) })
+        Ok(Exchange {
+            head,
+            announced: body.announced_length(),
+            body,
+            ended: false,
+            connection,
+            backend: backend.clone(),
+            began: self.began,
+            total: self.total,
+            upstream: upstream.clone(),
+            clock: self.clock.clone(),
+            noted: failing,
+            occupied,
+        })
+    }
+
+    fn no_answer(&self, occupied: &Occupied, failure: Failure, blamed: bool) -> Miss {
+        let unbegun = !matches!(failure, Failure::Broken(_));
+        let why = failure.why();
+        if blamed {
+            self.failed(occupied, Failing::NoAnswer, &why);
+        }
+        let (outcome, rejection) = (Outcome::Broken, Rejection::unavailable("upstream_failed", why));
+        if unbegun { Miss::NotConnected { outcome, rejection } } else { Miss::Final { outcome, rejection } }
+    }
+
+    fn failed(&self, occupied: &Occupied, how: Failing, why: &str) {
+        let (began, now) = (self.began.ticks, self.clock.now().ticks);
+        self.upstream.failed(self.backend, began, occupied.is_trial(), how, why, now);
+    }
+
+    /// When `patience` is over, and whether the backend then had as much of it as the configuration gives:
+    /// time that others took is not held against it.
+    fn deadline(&self, patience: Duration) -> (Instant, bool) {
+        let own = Instant::now() + patience;
+        (self.total.min(own), self.alone || own <= self.total)
+    }
+
+    async fn connect(&self) -> Result<Connection, Miss> {
+        let (backend, bounds) = (self.backend, self.upstream.bounds());
+        let (deadline, whole) = self.deadline(bounds.connect);
+        let why = match timeout_at(deadline, backend.pool().open(backend.address(), bounds)).await {
+            Ok(Ok(connection)) => {
+                self.upstream.connected(backend, self.clock.now().ticks);
+                return Ok(connection);
+            }
+            // What this machine could not do says nothing about the backend.
+            Ok(Err(e)) if e.fault == Fault::Ours => {
+                log::error!("cannot connect to {}: {}", backend.label(), e.why);
+                return Err(not_connected(format!("connect failed here: {}", e.why)));
+            }
+            Ok(Err(e)) => format!("connect failed: {}", e.why),
+            Err(_) if whole => "connect timed out".to_owned(),
+            Err(_) => return Err(not_connected("no time was left to connect".to_owned())),
+        };
+        self.upstream.unconnected(backend, &why, self.clock.now().ticks);
+        Err(not_connected(why))
+    }
+}
+
+fn not_connected(why: String) -> Miss {
+    Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection: Rejection::unavailable("connect_failed", why) }
+}
+
+/// Whether an answer says that the backend is not well: any 5xx but those that speak of the request.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error()
+        && status != StatusCode::NOT_IMPLEMENTED
+        && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
 }
 
 /// The request as Axon gets it: built here from an allow-list, so that nothing hop-by-hop, smuggled or

@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
 use http::Uri;
 use parking_lot::Mutex;
 
 use crate::auth::Signer;
-use crate::axon::choose::{BACKENDS_MAX, Backends, Member};
+use crate::axon::choose::{BACKENDS_MAX, Backends, Member, Terms};
+use crate::axon::condition::{Cause, Failing, State};
 use crate::axon::dial::{Dialer, Dialers};
 use crate::axon::pool::Bounds;
+use crate::axon::probe::Seen;
 use crate::axon::{Backend, Meter, Resolution};
 use crate::clock::Clock;
-use crate::snapshot::settings::{self, Endpoint, Host, RouteIntent, Settings};
+use crate::snapshot::settings::{self, Eject, Endpoint, Health, Host, RouteIntent, Settings};
 
 /// Every upstream of one configuration, and the way of an intent to its own.
 pub struct Upstreams {
@@ -34,6 +37,8 @@ pub struct Upstream {
     backends: ArcSwap<Backends>,
     /// One change of the backends at a time.
     changing: Mutex<()>,
+    /// One ejection at a time, so that never too many are ejected.
+    ejecting: Mutex<()>,
     meter: Arc<dyn Meter>,
 }
 
@@ -142,7 +147,7 @@ impl Upstream {
                 let same =
                     |backend: &&Arc<Backend>| backend.address() == address && *backend.pool().dialer() == place.dialer;
                 let adopted = adopted.filter(same).cloned();
-                members.push(place.member(address, adopted, &**meter)?);
+                members.push(place.member(address, adopted, 0, &**meter)?);
             }
         }
         Ok(Self {
@@ -152,6 +157,7 @@ impl Upstream {
             endpoints,
             backends: ArcSwap::from_pointee(Backends::new(members)),
             changing: Mutex::new(()),
+            ejecting: Mutex::new(()),
             meter: Arc::clone(meter),
         })
     }
@@ -161,9 +167,77 @@ impl Upstream {
         self.backends.load_full()
     }
 
-    /// Whether any backend could be connected to when last tried.
-    pub fn any_reachable(&self) -> bool {
-        self.backends.load().members().iter().any(|member| member.backend.reachable())
+    /// How a backend is chosen.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            balance: self.settings.balance,
+            slow_start: self.settings.slow_start,
+            ejected_if_all_are_out: self.settings.eject.is_none_or(|eject| eject.max_percent < 100),
+        }
+    }
+
+    /// Whether a request would find a backend.
+    pub fn is_usable(&self) -> bool {
+        let ejected_too = self.terms().ejected_if_all_are_out;
+        self.backends.load().members().iter().any(|member| match member.backend.condition().state() {
+            State::Unknown | State::Up => true,
+            State::Ejected | State::Trial => ejected_too,
+            State::Unreachable | State::Unhealthy => false,
+        })
+    }
+
+    /// Notes an answer that was no failure.
+    pub(super) fn answered(&self, backend: &Backend, trial: bool, now: u64) {
+        if let Some(change) = backend.condition().answered(now, trial) {
+            backend.tell(&change, if trial { "the trial request was answered" } else { "it answered" });
+        }
+    }
+
+    /// Notes a failure of an exchange that began at `began`; `why` is for the log.
+    pub(super) fn failed(&self, backend: &Backend, began: u64, trial: bool, how: Failing, why: &str, now: u64) {
+        let Some(eject) = &self.settings.eject else { return };
+        let condition = backend.condition();
+        let Some(cause) = condition.failed(began, trial, how, eject) else { return };
+        let _one_at_a_time = self.ejecting.lock();
+        if cause != Cause::Trial && !self.may_eject(backend, eject) {
+            condition.forgive();
+            return backend.metrics().spared.inc();
+        }
+        if let Some(change) = condition.eject(now, cause, eject) {
+            let led_to_it = match cause {
+                Cause::Trial => "the trial request failed",
+                Cause::Half => "half of its last answers were failures",
+                _ => "too many failures in a row",
+            };
+            backend.tell(&change, &format!("{led_to_it}, the last: {why}"));
+        }
+    }
+
+    fn may_eject(&self, backend: &Backend, eject: &Eject) -> bool {
+        let backends = self.backends.load();
+        let others = backends.members().iter().map(|member| &*member.backend);
+        let states: ArrayVec<State, BACKENDS_MAX> =
+            others.filter(|other| !std::ptr::eq(*other, backend)).map(|other| other.condition().state()).collect();
+        let ejected = states.iter().filter(|state| matches!(state, State::Ejected | State::Trial)).count();
+        // The last one that is left stays, unless the operator would rather have nothing.
+        let another = eject.max_percent == 100 || states.iter().any(|state| state.is_in());
+        another && ejected < eject.most_of(backends.members().len())
+    }
+
+    /// Notes a connect that worked.
+    pub(super) fn connected(&self, backend: &Backend, now: u64) {
+        if self.settings.health.is_none()
+            && let Some(change) = backend.condition().connected(now)
+        {
+            backend.tell(&change, "it accepted a connection");
+        }
+    }
+
+    /// Notes a connect that failed, by the backend's fault; `why` is for the log.
+    pub(super) fn unconnected(&self, backend: &Backend, why: &str, now: u64) {
+        if let Some(change) = backend.condition().unconnected(now, self.settings.eject.as_ref()) {
+            backend.tell(&change, why);
+        }
     }
 
     /// What the pools of its backends may hold.
@@ -172,14 +246,48 @@ impl Upstream {
         Bounds { keepalive: self.settings.keepalive as usize, connect: timeouts.connect, idle: timeouts.idle }
     }
 
+    /// Notes what a connect on trial saw, where no health is checked.
+    pub(super) fn looked_at(&self, backend: &Backend, seen: &Seen, now: u64) {
+        match seen {
+            Seen::Well => self.connected(backend, now),
+            Seen::Unwell(why) | Seen::Absent(why) => self.unconnected(backend, why, now),
+            Seen::Nothing(why) => log::error!("cannot look at backend {}: {why}", backend.label()),
+        }
+    }
+
+    /// Notes what a health check saw; `suspected` as for [`Condition::check_failed`](super::condition::Condition).
+    pub(super) fn checked(&self, backend: &Backend, health: &Health, seen: &Seen, suspected: bool, now: u64) {
+        let (condition, metrics) = (backend.condition(), backend.metrics());
+        match seen {
+            Seen::Well => {
+                metrics.checks_passed.inc();
+                if let Some(change) = condition.check_passed(now, health) {
+                    backend.tell(&change, "its health checks pass");
+                }
+            }
+            Seen::Unwell(why) => {
+                metrics.checks_failed.inc();
+                let change = condition.check_failed(now, suspected, health, self.settings.eject.as_ref());
+                if let Some(change) = change {
+                    backend.tell(&change, why);
+                }
+            }
+            Seen::Absent(why) => {
+                metrics.checks_failed.inc();
+                self.unconnected(backend, why, now);
+            }
+            Seen::Nothing(why) => log::error!("cannot check backend {}: {why}", backend.label()),
+        }
+    }
+
     pub(super) fn endpoints(&self) -> &[Place] {
         &self.endpoints
     }
 
     /// Takes `addresses` as all that the name of `place` stands for. Backends that stay keep what is known of
     /// them, and their connections.
-    pub(super) fn resolved(&self, place: &Place, addresses: &[SocketAddr]) {
-        self.meter.resolution(self.follow(place, addresses));
+    pub(super) fn resolved(&self, place: &Place, addresses: &[SocketAddr], now: u64) {
+        self.meter.resolution(self.follow(place, addresses, now));
     }
 
     /// Notes that the addresses of a name could not be had.
@@ -187,7 +295,7 @@ impl Upstream {
         self.meter.resolution(Resolution::Failed);
     }
 
-    fn follow(&self, place: &Place, addresses: &[SocketAddr]) -> Resolution {
+    fn follow(&self, place: &Place, addresses: &[SocketAddr], now: u64) -> Resolution {
         let _one_at_a_time = self.changing.lock();
         let backends = self.backends();
         let (old, others): (Vec<&Member>, Vec<&Member>) =
@@ -204,10 +312,12 @@ impl Upstream {
                 "{name} has {count} addresses, {room} are used: an upstream has at most {BACKENDS_MAX} backends"
             );
         }
+        // One that joins others starts slowly; the first have nobody to leave their share to.
+        let since = if backends.members().is_empty() { 0 } else { now };
         let mut members: Vec<Member> = others.into_iter().cloned().collect();
         for address in addresses {
             let kept = old.iter().find(|member| member.backend.address() == *address);
-            match place.member(*address, kept.map(|member| member.backend.clone()), &*self.meter) {
+            match place.member(*address, kept.map(|member| member.backend.clone()), since, &*self.meter) {
                 Ok(member) => members.push(member),
                 Err(why) => log::error!("{why}"),
             }
@@ -239,13 +349,24 @@ impl Place {
         backend.label() == self.label_of(backend.address())
     }
 
-    fn member(&self, address: SocketAddr, backend: Option<Arc<Backend>>, meter: &dyn Meter) -> Result<Member, String> {
+    fn member(
+        &self,
+        address: SocketAddr,
+        backend: Option<Arc<Backend>>,
+        since: u64,
+        meter: &dyn Meter,
+    ) -> Result<Member, String> {
         let label = self.label_of(address);
         let backend = match backend {
             Some(backend) => backend,
-            None => {
-                Backend::new(address, &self.endpoint.authority, &label, self.dialer.clone(), meter.backend(&label))?
-            }
+            None => Backend::new(
+                address,
+                &self.endpoint.authority,
+                &label,
+                self.dialer.clone(),
+                since,
+                meter.backend(&label),
+            )?,
         };
         Ok(Member { backend, weight: self.endpoint.weight })
     }

@@ -1,23 +1,25 @@
-//! What happens beside the requests, for as long as a configuration is in force: names are resolved,
-//! backends that could not be connected to are tried again, idle connections end in time.
+//! What happens beside the requests, for as long as a configuration is in force: names are resolved, backends
+//! are asked how they are and tried again while they are out, idle connections end in time.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
 
 use crate::axon::choose::mix;
-use crate::axon::dial::Fault;
+use crate::axon::condition::State;
+use crate::axon::probe;
 use crate::axon::resolve::{Lookups, Resolver};
 use crate::axon::{Backend, Upstream};
 use crate::clock::Clock;
 use crate::request::correlation::IdSource;
 use crate::snapshot::settings::Host;
 
-/// How often backends that could not be connected to are tried again.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How often a backend is looked at that is out or in doubt, give or take a fifth.
+const PACE: Duration = Duration::from_millis(250);
+/// Within which backends are looked at first.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 
 /// The outside world that watching needs.
 #[derive(Clone)]
@@ -35,7 +37,7 @@ pub async fn watch(upstreams: Vec<Arc<Upstream>>, world: World) {
         for place in 0..upstream.endpoints().len() {
             tasks.spawn(resolve(Arc::downgrade(upstream), place, world.clone()));
         }
-        tasks.spawn(probe(Arc::downgrade(upstream), world.clone()));
+        tasks.spawn(tend_all(Arc::downgrade(upstream), world.clone()));
     }
     drop(upstreams);
     while tasks.join_next().await.is_some() {}
@@ -62,7 +64,7 @@ async fn resolve(upstream: Weak<Upstream>, place: usize, world: World) {
                 if std::mem::take(&mut failing) {
                     log::info!("{} is resolved again", place.label());
                 }
-                upstream.resolved(place, &addresses);
+                upstream.resolved(place, &addresses, world.clock.now().ticks);
             }
             Err(why) => {
                 upstream.unresolved();
@@ -71,51 +73,80 @@ async fn resolve(upstream: Weak<Upstream>, place: usize, world: World) {
                 }
             }
         }
-        let pause = jittered(upstream.settings.resolve, &world);
+        let pause = upstream.settings.resolve.mul_f64(0.8 + 0.4 * fraction(&world));
         drop(upstream);
         sleep(pause).await;
     }
 }
 
-/// Keeps reachability true and idle connections young: every backend is tried once at the start, so that
-/// `/health` knows, then those that failed, every second.
-async fn probe(upstream: Weak<Upstream>, world: World) {
+/// Looks after every backend that the upstream has at a time.
+async fn tend_all(upstream: Weak<Upstream>, world: World) {
+    let mut tasks = JoinSet::new();
+    let mut tended: Vec<(Arc<Backend>, AbortHandle)> = Vec::new();
+    loop {
+        let Some(backends) = upstream.upgrade().map(|upstream| upstream.backends()) else { return };
+        let is_here = |backend: &Arc<Backend>| backends.members().iter().any(|m| Arc::ptr_eq(&m.backend, backend));
+        tended.retain(|(backend, task)| {
+            let here = is_here(backend);
+            if !here {
+                task.abort();
+            }
+            here
+        });
+        for member in backends.members() {
+            if !tended.iter().any(|(backend, _)| Arc::ptr_eq(backend, &member.backend)) {
+                let task = tasks.spawn(tend(upstream.clone(), member.backend.clone(), world.clone()));
+                tended.push((member.backend.clone(), task));
+            }
+        }
+        drop(backends);
+        sleep(PACE).await;
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// Looks after one backend: asks how it is where that is configured, tries it again while it is out, and
+/// closes connections that were idle for too long.
+///
+/// A backend that is out, or about to be, is looked at every quarter of a second, so that it is back soon
+/// after it is mended.
+async fn tend(upstream: Weak<Upstream>, backend: Arc<Backend>, world: World) {
+    sleep(FIRST_LOOK.mul_f64(fraction(&world))).await;
+    let mut due = Instant::now();
     let mut first = true;
     loop {
         let Some(upstream) = upstream.upgrade() else { return };
         let bounds = upstream.bounds();
-        let backends = upstream.backends();
-        let probes = backends.members().iter().map(|member| async {
-            let backend = &*member.backend;
-            backend.pool().close_older_than(bounds.idle, world.clock.now().ticks);
-            if first || !backend.reachable() {
-                match timeout(bounds.connect, backend.pool().open(backend.address(), bounds)).await {
-                    Ok(Ok(_)) => note_reachable(backend, true, "connected"),
-                    Ok(Err(e)) => match e.fault {
-                        Fault::Ours => log::error!("cannot probe {}: {}", backend.label(), e.why),
-                        Fault::Theirs => note_reachable(backend, false, &format!("probe failed: {}", e.why)),
-                    },
-                    Err(_) => note_reachable(backend, false, "probe timed out"),
+        let now = world.clock.now().ticks;
+        backend.pool().close_older_than(bounds.idle, now);
+        backend.show_state();
+        let mut pace = PACE;
+        match &upstream.settings.health {
+            Some(health) => {
+                // Requests wait, and nothing was heard for much longer than answers take.
+                let usual = Duration::from_micros(backend.latency_micros().into());
+                let suspected = backend.silent_for(now) > PACE.max(usual.saturating_mul(8));
+                if Instant::now() >= due || suspected || backend.condition().is_in_doubt() {
+                    let seen = probe::ask(&backend, health, bounds).await;
+                    upstream.checked(&backend, health, &seen, suspected, world.clock.now().ticks);
+                    due = Instant::now() + health.interval.mul_f64(0.8 + 0.4 * fraction(&world));
                 }
+                pace = pace.min(health.interval);
             }
-        });
-        join_all(probes).await;
+            None if first || matches!(backend.condition().state(), State::Unreachable | State::Unhealthy) => {
+                let seen = probe::look(&backend, bounds).await;
+                upstream.looked_at(&backend, &seen, world.clock.now().ticks);
+            }
+            None => {}
+        }
         first = false;
         drop(upstream);
-        sleep(PROBE_EVERY).await;
+        sleep(pace.mul_f64(0.8 + 0.4 * fraction(&world))).await;
     }
 }
 
-/// Between four and six fifths of `interval`.
-fn jittered(interval: Duration, world: &World) -> Duration {
+/// From 0 to 1.
+fn fraction(world: &World) -> f64 {
     let random = mix(world.ids.fresh(world.clock.now()).as_u128() as u64) >> 32;
-    interval.mul_f64(0.8 + 0.4 * random as f64 / f64::from(u32::MAX))
-}
-
-/// Notes how a connect went and logs a change.
-pub fn note_reachable(backend: &Backend, reachable: bool, why: &str) {
-    if backend.set_reachable(reachable) {
-        let state = if reachable { "reachable" } else { "unreachable" };
-        log::warn!("backend {} is {state}: {why}", backend.label());
-    }
+    random as f64 / f64::from(u32::MAX)
 }

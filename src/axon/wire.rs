@@ -38,6 +38,16 @@ pub enum Failure {
     Broken(Cow<'static, str>),
 }
 
+impl Failure {
+    /// What happened, for the log.
+    pub fn why(self) -> Cow<'static, str> {
+        match self {
+            Failure::Unsent => "connection closed before the request".into(),
+            Failure::Refused(why) | Failure::Broken(why) => why,
+        }
+    }
+}
+
 impl Connection {
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
     ///

@@ -300,6 +300,12 @@ pub struct Upstream {
     /// `None`: what Axon gets is not signed.
     pub sign: Option<Sign>,
     pub balance: Balance,
+    /// How long a backend that comes back, or that a name newly stands for, takes to its full share.
+    pub slow_start: Duration,
+    /// `None`: a backend is in use for as long as it can be connected to.
+    pub health: Option<Health>,
+    /// `None`: failures in traffic take no backend out.
+    pub eject: Option<Eject>,
     pub timeouts: Timeouts,
     /// Idle connections kept per address; 0 keeps none.
     pub keepalive: u32,
@@ -335,6 +341,38 @@ pub enum Balance {
     RoundRobin,
     /// The same principal to the same backend, as long as it is there.
     HashPrincipal,
+}
+
+/// Health checks: `GET path`, 2xx is good; `timeout < interval`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Origin form without query.
+    pub path: String,
+    pub interval: Duration,
+    /// For connect and answer.
+    pub timeout: Duration,
+    /// 1–100 good checks in a row bring a backend back.
+    pub healthy: u32,
+    /// 1–100 bad checks in a row take it out.
+    pub unhealthy: u32,
+}
+
+/// Taking out a backend whose answers fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eject {
+    /// 1–64 failures in a row.
+    pub consecutive: u32,
+    /// The longest that an ejected backend waits for a trial request.
+    pub longest: Duration,
+    /// 1–100: at most this part of an upstream's backends is ejected at once.
+    pub max_percent: u8,
+}
+
+impl Eject {
+    /// How many of `backends` may be ejected at once.
+    pub fn most_of(&self, backends: usize) -> usize {
+        backends * usize::from(self.max_percent) / 100
+    }
 }
 
 /// Which upstream takes an intent.

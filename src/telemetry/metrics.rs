@@ -14,7 +14,7 @@ use prometheus::{
 use crate::auth::Issue;
 use crate::auth::replay::{Doubt, Mode};
 use crate::aws::Renewal;
-use crate::axon::{BackendMetrics, Meter, Outcome, Resolution};
+use crate::axon::{BackendMetrics, Cause, Meter, Outcome, Resolution, State};
 use crate::clock::Moment;
 use crate::error::{Code, Details, Hint, Rejection};
 use crate::observation::Observation;
@@ -48,6 +48,11 @@ pub struct Metrics {
     axon_requests: IntCounterVec,
     axon_duration: HistogramVec,
     backend_healthy: IntGaugeVec,
+    backend_in_flight: IntGaugeVec,
+    backend_state: IntGaugeVec,
+    backend_out: IntCounterVec,
+    backend_spared: IntCounterVec,
+    health_checks: IntCounterVec,
     resolutions: [IntCounter; Resolution::ALL.len()],
     rate_limited: [IntCounter; LIMITS.len()],
     auth_failures: Vec<(&'static str, IntCounter)>,
@@ -70,7 +75,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 23] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 28] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -82,7 +87,17 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 23] = [
     ("orbit_governance_duration_seconds", "histogram", "Time that governance took to decide.", &[]),
     ("orbit_axon_requests_total", "counter", "Exchanges with Axon by how they ended.", &["backend", "outcome"]),
     ("orbit_axon_duration_seconds", "histogram", "Time of one exchange with Axon.", &["backend"]),
-    ("orbit_backend_healthy", "gauge", "Whether a backend could be connected to when last tried.", &["backend"]),
+    ("orbit_backend_healthy", "gauge", "Whether a backend is in use.", &["backend"]),
+    ("orbit_backend_in_flight", "gauge", "Exchanges with a backend under way.", &["backend"]),
+    ("orbit_backend_state", "gauge", "1 for the state that a backend is in, 0 for every other.", &["backend", "state"]),
+    ("orbit_backend_out_total", "counter", "Times a backend was taken out of use.", &["backend", "cause"]),
+    (
+        "orbit_backend_spared_total",
+        "counter",
+        "Times a backend was due to be ejected, and stayed because too many others were out.",
+        &["backend"],
+    ),
+    ("orbit_health_checks_total", "counter", "Health checks of a backend.", &["backend", "result"]),
     (
         "orbit_resolutions_total",
         "counter",
@@ -148,6 +163,11 @@ impl Metrics {
         let key_source_refreshes = counters(&registry, "orbit_key_source_refreshes_total")?;
         let overload = counters(&registry, "orbit_overload_total")?;
         let backend_healthy = gauges(&registry, "orbit_backend_healthy")?;
+        let backend_in_flight = gauges(&registry, "orbit_backend_in_flight")?;
+        let backend_state = gauges(&registry, "orbit_backend_state")?;
+        let backend_out = counters(&registry, "orbit_backend_out_total")?;
+        let backend_spared = counters(&registry, "orbit_backend_spared_total")?;
+        let health_checks = counters(&registry, "orbit_health_checks_total")?;
         let plain = |name| gauges(&registry, name).map(|g| g.with_label_values::<&str>(&[]));
         let build_info = gauges(&registry, "orbit_build_info")?;
         build_info.with_label_values(&[version]).set(1);
@@ -170,6 +190,11 @@ impl Metrics {
             axon_requests,
             axon_duration,
             backend_healthy,
+            backend_in_flight,
+            backend_state,
+            backend_out,
+            backend_spared,
+            health_checks,
             resolutions: Resolution::ALL.map(|result| resolutions.with_label_values(&[result.label()])),
             rate_limited: LIMITS.map(|limit| rate_limited.with_label_values(&[limit])),
             auth_failures: issues.map(|issue| (issue, auth_failures.with_label_values(&[issue]))).collect(),
@@ -311,7 +336,13 @@ impl Meter for Metrics {
         BackendMetrics {
             outcomes: Outcome::ALL.map(|o| self.axon_requests.with_label_values(&[label, o.label()])),
             duration: self.axon_duration.with_label_values(&[label]),
+            in_flight: self.backend_in_flight.with_label_values(&[label]),
             healthy: self.backend_healthy.with_label_values(&[label]),
+            states: State::ALL.map(|state| self.backend_state.with_label_values(&[label, state.label()])),
+            outs: Cause::ALL.map(|cause| self.backend_out.with_label_values(&[label, cause.label()])),
+            spared: self.backend_spared.with_label_values(&[label]),
+            checks_passed: self.health_checks.with_label_values(&[label, "passed"]),
+            checks_failed: self.health_checks.with_label_values(&[label, "failed"]),
         }
     }
 
@@ -320,7 +351,19 @@ impl Meter for Metrics {
             let _ = self.axon_requests.remove_label_values(&[label, outcome.label()]);
         }
         let _ = self.axon_duration.remove_label_values(&[label]);
-        let _ = self.backend_healthy.remove_label_values(&[label]);
+        for gauge in [&self.backend_healthy, &self.backend_in_flight] {
+            let _ = gauge.remove_label_values(&[label]);
+        }
+        for state in State::ALL {
+            let _ = self.backend_state.remove_label_values(&[label, state.label()]);
+        }
+        for cause in Cause::ALL {
+            let _ = self.backend_out.remove_label_values(&[label, cause.label()]);
+        }
+        for result in ["passed", "failed"] {
+            let _ = self.health_checks.remove_label_values(&[label, result]);
+        }
+        let _ = self.backend_spared.remove_label_values(&[label]);
     }
 
     fn resolution(&self, result: Resolution) {

@@ -11,9 +11,9 @@ use rustls::pki_types::ServerName;
 
 use super::managed::{is_arn, is_endpoint};
 use super::{
-    Auth, Balance, Drain, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Hints, Host,
-    KeySource, Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability, Outline,
-    PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials,
+    Auth, Balance, Drain, Eject, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Health,
+    Hints, Host, KeySource, Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability,
+    Outline, PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials,
     SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
@@ -407,7 +407,7 @@ fn cover<'p>(upstreams: &[Upstream], written: Value<'_>, routes: &[Route], inten
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
-    b.later(&["health", "eject", "retry", "http2"]);
+    b.later(&["retry", "http2"]);
     let endpoints = b
         .key("endpoints", "where Axon listens; all addresses of a name are used; a weight is 1 to 100")
         .required("`http(s)://HOST:port`, `{ url, weight }`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
@@ -429,6 +429,14 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     }
     let sign = sign.switch(Switch::Off, sign_block).flatten();
     let balance = balance(b.key("balance", "how an endpoint is chosen"));
+    let slow_start = b
+        .key(
+            "slow_start",
+            "how long a backend that comes back, or that a name newly stands for, takes to its full share",
+        )
+        .duration(10 * SECOND, Duration::ZERO..=HOUR);
+    let health = b.key("health", "whether Axon is asked how it is").switch(Switch::Off, health).flatten();
+    let eject = eject(b, endpoints.as_deref().unwrap_or_default());
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
     let keepalive = b.key("keepalive", "idle connections kept per address").integer(128, 0..=65_536);
     let secure = endpoints.iter().flatten().any(|endpoint| endpoint.secure.is_some());
@@ -437,7 +445,60 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         return None;
     }
     let (name, endpoints) = (name.to_owned(), endpoints?);
-    Some(Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls })
+    Some(Upstream {
+        name,
+        endpoints,
+        resolve,
+        request,
+        envelope_bytes,
+        sign,
+        balance,
+        slow_start,
+        health,
+        eject,
+        timeouts,
+        keepalive,
+        tls,
+    })
+}
+
+fn health(b: &mut Block<'_>) -> Option<Health> {
+    let path = b.key("path", "asked with `GET`; 2xx is good").text("/health", PATH);
+    let interval =
+        b.key("interval", "between two checks of a backend, give or take a fifth").duration(5 * SECOND, 10 * MS..=HOUR);
+    let timeout = b.key("timeout", "for connecting and the whole answer").duration(SECOND, MS..=HOUR);
+    let healthy = b.key("healthy", "good checks in a row that bring a backend back").integer(2, 1..=100);
+    let unhealthy = b.key("unhealthy", "bad checks in a row that take it out").integer(3, 1..=100);
+    if b.is_clean() && timeout >= interval {
+        return b.fail("`timeout` is not shorter than `interval`", "a check has to end before the next begins");
+    }
+    Some(Health { path, interval, timeout, healthy, unhealthy })
+}
+
+/// A lone address without a word about `eject` has nothing to be ejected in favour of.
+fn eject(b: &mut Block<'_>, endpoints: &[Endpoint]) -> Option<Eject> {
+    let key = b.key("eject", "failures in traffic that take a backend out");
+    let written = key.peek().is_some();
+    let eject = key.switch(Switch::On, |b| {
+        let consecutive = b
+            .key("consecutive", "failures in a row; no answer at all counts twice, and half of 32 answers are enough")
+            .integer(5, 1..=64);
+        let longest = b
+            .key("for", "longest wait for the one request that tries it again; begins at an eighth and doubles")
+            .duration(30 * SECOND, 10 * MS..=HOUR);
+        let max_percent =
+            b.key("max_percent", "of an upstream's backends that may be ejected at once").integer(50, 1..=100);
+        let eject = Eject { consecutive, longest, max_percent };
+        let addresses = endpoints.iter().all(|endpoint| matches!(endpoint.host, Host::Address(_)));
+        if b.is_clean() && addresses && !endpoints.is_empty() && eject.most_of(endpoints.len()) == 0 {
+            let count = endpoints.len();
+            let message = format!("`max_percent: {max_percent}` of {count} can never eject");
+            b.fail::<()>(message, "write `max_percent: 100` to refuse at once while it fails, or `eject: disabled`");
+        }
+        eject
+    })?;
+    let lone = matches!(endpoints, [Endpoint { host: Host::Address(_), .. }]);
+    (written || !lone).then_some(eject)
 }
 
 fn balance(key: crate::config::Key<'_>) -> Balance {

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{
-    Balance, Drain, Endpoint, GovernanceKey, Hints, KeySetting, KeySource, Limits, Listen, LogFormat, LogLevel,
-    ManagedSecret, Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource, Stage,
-    Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
+    Balance, Drain, Eject, Endpoint, GovernanceKey, Health, Hints, KeySetting, KeySource, Limits, Listen, LogFormat,
+    LogLevel, ManagedSecret, Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource,
+    Stage, Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
@@ -158,8 +158,9 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 }
 
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
-    let Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls } =
+    let Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls, .. } =
         upstream;
+    let Upstream { slow_start, health, eject, .. } = upstream;
     out.line(1, &format!("{}:", quoted(name)));
     let url = |endpoint: &Endpoint| {
         let scheme = if endpoint.secure.is_some() { "https" } else { "http" };
@@ -193,6 +194,24 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
         Balance::HashPrincipal => "{ hash: principal }",
     };
     out.line(2, &format!("balance: {balance}"));
+    out.line(2, &format!("slow_start: {}", duration_text(*slow_start)));
+    match health {
+        None => out.line(2, "health: disabled"),
+        Some(Health { path, interval, timeout, healthy, unhealthy }) => {
+            let (path, interval, timeout) = (quoted(path), duration_text(*interval), duration_text(*timeout));
+            let times = format!("interval: {interval}, timeout: {timeout}");
+            let counts = format!("healthy: {healthy}, unhealthy: {unhealthy}");
+            out.line(2, &format!("health: {{ path: {path}, {times}, {counts} }}"));
+        }
+    }
+    match eject {
+        None => out.line(2, "eject: disabled"),
+        Some(Eject { consecutive, longest, max_percent }) => {
+            let longest = duration_text(*longest);
+            let eject = format!("consecutive: {consecutive}, for: {longest}, max_percent: {max_percent}");
+            out.line(2, &format!("eject: {{ {eject} }}"));
+        }
+    }
     let Timeouts { connect, first_byte, idle, total } = timeouts;
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));

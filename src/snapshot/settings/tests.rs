@@ -124,6 +124,7 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
     let [upstream] = settings.upstreams.try_into().unwrap();
     assert_eq!((upstream.name.as_str(), settings.routes), ("axon", vec![]));
     assert_eq!((upstream.balance, upstream.resolve), (Balance::LeastLoaded, seconds(10)));
+    assert_eq!((upstream.slow_start, upstream.health, upstream.eject), (seconds(10), None, None));
     assert_eq!((upstream.request.method, upstream.request.path.as_str()), (UpstreamMethod::Post, "/dispatch"));
     assert!(upstream.sign.is_none());
     assert_eq!((upstream.envelope_bytes, upstream.keepalive), (1 << 20, 128));
@@ -162,7 +163,9 @@ fn full_paths() -> Vec<(usize, String)> {
 #[test]
 fn the_full_sample_says_the_defaults_and_every_key_with_a_comment() {
     let folder = Folder::new();
-    let smallest = folder.settings(SMALLEST).show();
+    // With two endpoints, as one alone is never ejected by default.
+    let two = "[\"http://127.0.0.1:9000\", \"http://127.0.0.1:9001\"]";
+    let smallest = folder.settings(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", two)).show();
     assert_eq!(folder.settings(FULL).show(), smallest);
     for (line, path) in full_paths() {
         let text = FULL.lines().nth(line).unwrap();
@@ -206,7 +209,7 @@ fn the_reference_lists_what_the_full_sample_says() {
         full_paths().into_iter().map(|(_, path)| path.replace("upstreams.axon", "upstreams.NAME")).collect();
     written.remove("upstreams.NAME");
     // What is off by default, and the other way to write what the sample writes in a word.
-    let other = ["upstreams.NAME.sign.", "routes.", "auth.keys."];
+    let other = ["upstreams.NAME.sign.", "upstreams.NAME.health.", "routes.", "auth.keys."];
     let other = |path: &&String| other.iter().any(|other| path.starts_with(other));
     let missing = asked.difference(&written).filter(|path| !no_default.contains(&path.as_str()));
     let missing: Vec<&String> = missing.filter(|path| !other(path)).collect();
@@ -339,6 +342,14 @@ fn broken_upstreams() {
         ("balance: { hash: address }", vec!["9:22 `address` is not `principal`"]),
         ("balance: least_lodaed", vec!["9:14 `least_lodaed` is not `least_loaded` or `round_robin`"]),
         ("resolve: 0s", vec!["9:14 `0s` is out of range"]),
+        ("slow_start: 2h", vec!["9:17 `2h` is out of range"]),
+        ("health: { interval: 1s }", vec!["9:13 `timeout` is not shorter than `interval`"]),
+        ("health: { path: health }", vec!["9:21 `health` is not valid here"]),
+        ("health: { healthy: 0 }", vec!["9:24 `0` is out of range"]),
+        ("health: {}", vec!["9:13 the block is empty"]),
+        ("eject: { consecutive: 3 }", vec!["9:12 `max_percent: 50` of 1 can never eject"]),
+        ("eject: { consecutive: 65, max_percent: 0 }", vec!["9:27 `65` is out of range", "9:44 `0` is out of range"]),
+        ("eject: { for: 1 }", vec!["9:19 duration `1` has no unit"]),
         ("sign: { credentials: { keys: nowhere.yaml } }", vec!["9:34 cannot read"]),
         ("sign: yes", vec!["9:11 expected a block or `disabled`, found `yes`"]),
         ("sign:", vec!["9:5 `sign` is blank"]),
@@ -392,6 +403,29 @@ fn endpoints_and_their_weights() {
     assert_eq!((read[1].authority.as_str(), read[1].port, read[1].weight), ("Axon_1.internal.:2", 2, 7));
     assert_eq!((&read[2].host, read[2].port), (&Host::Address("::1".parse().unwrap()), 80));
     assert_eq!(&folder.settings(&settings.show()).upstreams[0].endpoints, read);
+}
+
+#[test]
+fn health_and_ejection() {
+    let folder = Folder::new();
+    let read = |lines: &str| {
+        let settings = folder.settings(&with_upstream(lines));
+        assert_eq!(folder.settings(&settings.show()).show(), settings.show());
+        settings.upstreams.into_iter().next().unwrap()
+    };
+    let health = read("health: { path: /ready }").health.unwrap();
+    assert_eq!((health.path.as_str(), health.healthy, health.unhealthy), ("/ready", 2, 3));
+    assert_eq!((health.interval, health.timeout), (Duration::from_secs(5), Duration::from_secs(1)));
+    assert_eq!(read("health: disabled").health, None);
+    assert_eq!(read("eject: disabled").eject, None);
+    assert_eq!(read("eject: { max_percent: 100 }").eject.map(|eject| eject.most_of(1)), Some(1));
+    // A name may stand for any number; three addresses leave one, two of them.
+    let with_endpoints = |endpoints: &str| {
+        let settings = folder.settings(&SMALLEST.replace("[\"http://127.0.0.1:9000\"]", endpoints));
+        settings.upstreams[0].eject.map(|eject| [1, 2, 3, 4].map(|backends| eject.most_of(backends)))
+    };
+    assert_eq!(with_endpoints("\"http://axon\""), Some([0, 1, 1, 2]));
+    assert_eq!(with_endpoints("[\"http://10.0.0.1\", \"http://10.0.0.2\"]"), Some([0, 1, 1, 2]));
 }
 
 #[test]
@@ -576,7 +610,7 @@ fn keys_of_later_versions_are_refused_by_name() {
         let refused = |name: &&str| problems[0].ends_with(&format!("`{name}` is not supported by this version"));
         assert!(problems.len() == 1 && name.iter().any(refused), "{block}: {problems:?}");
     }
-    for key in ["health: { path: /h }", "eject: {}", "retry: { attempts: 2 }", "http2: false"] {
+    for key in ["retry: { attempts: 2 }", "http2: false"] {
         let name = key.split(':').next().unwrap();
         folder.check(&with_upstream(key), &[&format!("9:5 `{name}` is not supported by this version")]);
     }

@@ -27,6 +27,7 @@ mod sigv4_attacks;
 mod sigv4_hints;
 mod sigv4_suite;
 mod sigv4_verify;
+mod streams;
 mod under_load;
 mod upstream_tls;
 mod upstreams;

@@ -29,5 +29,6 @@ mod sigv4_suite;
 mod sigv4_verify;
 mod streams;
 mod under_load;
+mod upstream_http2;
 mod upstream_tls;
 mod upstreams;

@@ -661,7 +661,7 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "limit" => ["per_ip", "global", "governance"].into(),
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
         "mode" => ["observe", "enforce"].into(),
-        "bound" => ["connections", "in_flight", "replay"].into(),
+        "bound" => ["axon_streams", "connections", "in_flight", "replay"].into(),
         "hint" => ["given", "skipped"].into(),
         "result" => {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));

@@ -62,6 +62,8 @@ pub struct BackendMetrics {
     pub spared: IntCounter,
     pub checks_passed: IntCounter,
     pub checks_failed: IntCounter,
+    /// Times that no HTTP/2 stream was free and no connection could be added.
+    pub streams_full: IntCounter,
 }
 
 impl BackendMetrics {
@@ -112,7 +114,7 @@ impl Backend {
             latency_micros: AtomicU32::new(0),
             heard_at: AtomicU64::new(0),
             condition: Condition::new(since),
-            pool: Pool::new(dialer),
+            pool: Pool::new(dialer, metrics.streams_full.clone()),
             metrics,
         };
         backend.show_state();

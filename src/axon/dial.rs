@@ -4,20 +4,22 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::axon::http1::Http1;
+use crate::axon::http2::Http2;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
-use crate::axon::wire::Connection;
 use crate::clock::Clock;
 use crate::snapshot::settings;
 
 /// How the endpoints of an upstream are connected to.
 pub struct Dialers {
+    http2: bool,
     secure: Option<Shared>,
 }
 
@@ -31,6 +33,7 @@ struct Shared {
 /// How an endpoint is connected to. Backends whose dialers are equal can share connections.
 #[derive(Clone)]
 pub struct Dialer {
+    http2: bool,
     secure: Option<Secure>,
 }
 
@@ -41,11 +44,17 @@ struct Secure {
     fingerprint: [u8; 32],
 }
 
+/// What was agreed on.
+pub enum Dialed {
+    Http1(Box<Http1>),
+    Http2(Arc<Http2>),
+}
+
 /// Why no connection came about; nothing of a request was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotOpened {
     pub fault: Fault,
-    /// For the log.
+    /// All that the log says.
     pub why: Cow<'static, str>,
 }
 
@@ -56,6 +65,8 @@ pub enum Fault {
     Ours,
     /// The network, the backend or its certificate.
     Theirs,
+    /// The time for connecting was over; theirs, if it was all that the configuration gives.
+    Late,
 }
 
 impl Dialers {
@@ -63,14 +74,14 @@ impl Dialers {
     /// One line for the operator.
     pub fn new(upstream: &settings::Upstream, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let secure = upstream.tls.as_ref().map(|tls| {
-            let config = tls::client_config(tls, clock).map_err(|e| format!("`upstreams.tls`: {e}"))?;
+            let config = tls::client_config(tls, upstream.http2, clock).map_err(|e| format!("`upstreams.tls`: {e}"))?;
             Ok::<_, String>(Shared {
                 connector: config.into(),
                 server_name: tls.server_name.clone(),
                 fingerprint: tls.fingerprint,
             })
         });
-        Ok(Self { secure: secure.transpose()? })
+        Ok(Self { http2: upstream.http2, secure: secure.transpose()? })
     }
 
     /// For an endpoint; `secure` is its host, if it is `https`.
@@ -78,35 +89,49 @@ impl Dialers {
     /// # Errors
     /// One line for the operator, when there is nothing to verify a certificate by.
     pub fn of(&self, secure: Option<&ServerName<'static>>) -> Result<Dialer, String> {
-        let Some(host) = secure else { return Ok(Dialer::plain()) };
+        let http2 = self.http2;
+        let Some(host) = secure else { return Ok(Dialer { http2, secure: None }) };
         let Some(shared) = &self.secure else { return Err("`https` endpoint without `tls`".to_owned()) };
         let name = shared.server_name.as_ref().unwrap_or(host).clone();
         let (connector, fingerprint) = (shared.connector.clone(), shared.fingerprint);
-        Ok(Dialer { secure: Some(Secure { connector, name, fingerprint }) })
+        Ok(Dialer { http2, secure: Some(Secure { connector, name, fingerprint }) })
     }
 }
 
 impl Dialer {
     /// Plain HTTP/1.1.
+    #[cfg(test)]
     pub fn plain() -> Self {
-        Self { secure: None }
+        Self { http2: false, secure: None }
     }
 
-    /// Connects and agrees on a protocol. The caller bounds the time.
+    /// Whether connections may turn out to be HTTP/2.
+    pub fn http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Connects and agrees on a protocol: HTTP/2 where it is asked for and, with TLS, Axon chooses it;
+    /// without TLS there is no choice. The caller bounds the time. `idle` is how long unused connections are
+    /// kept.
     ///
     /// # Errors
     /// [`NotOpened`].
-    pub async fn dial(&self, address: SocketAddr) -> Result<Connection, NotOpened> {
+    pub async fn dial(&self, address: SocketAddr, idle: Duration) -> Result<Dialed, NotOpened> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let stream = match &self.secure {
-            None => Stream::Plain(stream),
+        let (stream, http2) = match &self.secure {
+            None => (Stream::Plain(stream), self.http2),
             Some(secure) => {
                 let stream = secure.connector.connect(secure.name.clone(), stream).await.map_err(in_handshake)?;
-                Stream::Tls(Box::new(stream))
+                let chosen = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+                (Stream::Tls(Box::new(stream)), chosen)
             }
         };
-        Ok(Connection::Http1(Http1::begin(stream).await?))
+        if http2 {
+            Ok(Dialed::Http2(Http2::begin(stream, idle).await?))
+        } else {
+            Ok(Dialed::Http1(Http1::begin(stream).await?))
+        }
     }
 }
 
@@ -114,7 +139,7 @@ impl Dialer {
 impl PartialEq for Dialer {
     fn eq(&self, other: &Self) -> bool {
         let said = |secure: &Secure| (secure.name.clone(), secure.fingerprint);
-        self.secure.as_ref().map(said) == other.secure.as_ref().map(said)
+        self.http2 == other.http2 && self.secure.as_ref().map(said) == other.secure.as_ref().map(said)
     }
 }
 
@@ -123,10 +148,22 @@ fn in_handshake(error: io::Error) -> NotOpened {
     match tls::error_in(&error) {
         Some(error) => {
             let fault = if tls::is_own_fault(error) { Fault::Ours } else { Fault::Theirs };
-            NotOpened { fault, why: format!("TLS: {}", tls::explain(error)).into() }
+            NotOpened { fault, why: format!("connect failed: TLS: {}", tls::explain(error)).into() }
         }
         // The connection itself ended.
-        None => NotOpened { fault: Fault::Theirs, why: format!("TLS handshake: {error}").into() },
+        None => NotOpened { fault: Fault::Theirs, why: format!("connect failed: TLS handshake: {error}").into() },
+    }
+}
+
+impl NotOpened {
+    /// The time for connecting is over.
+    pub fn late() -> Self {
+        Self { fault: Fault::Late, why: "connect timed out".into() }
+    }
+
+    /// Every place on every connection is taken, and no more connections are allowed.
+    pub fn full() -> Self {
+        Self { fault: Fault::Ours, why: "all streams of all connections are taken".into() }
     }
 }
 
@@ -138,9 +175,9 @@ impl From<io::Error> for NotOpened {
         let told_by_the_network =
             [ConnectionRefused, ConnectionReset, ConnectionAborted, HostUnreachable, NetworkUnreachable, TimedOut];
         if told_by_the_network.contains(&error.kind()) {
-            Self { fault: Fault::Theirs, why: error.kind().to_string().into() }
+            Self { fault: Fault::Theirs, why: format!("connect failed: {}", error.kind()).into() }
         } else {
-            Self { fault: Fault::Ours, why: error.to_string().into() }
+            Self { fault: Fault::Ours, why: format!("connect failed here: {error}").into() }
         }
     }
 }

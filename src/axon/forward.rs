@@ -3,6 +3,7 @@
 //! Invariant: a request that Axon may have begun is never sent twice. Only what was certainly not sent
 //! goes to another backend: a failed connect, or an idle connection found closed before a byte was written.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
 use crate::axon::choose::{Chosen, Draw, Tried, key_of, mix};
 use crate::axon::condition::Failing;
-use crate::axon::dial::Fault;
+use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::exchange::Exchange;
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
@@ -157,11 +158,11 @@ impl Try<'_> {
         let Self { upstream, backend, .. } = *self;
         let mut pooled = backend.pool().take();
         let (connection, head, body) = loop {
-            let reused = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
                 None => self.connect().await?,
             };
+            let reused = connection.was_used();
             let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss::Final {
                 outcome: Outcome::Error,
                 rejection: Rejection::new(Code::InternalError, why),
@@ -243,26 +244,24 @@ impl Try<'_> {
     async fn connect(&self) -> Result<Connection, Miss> {
         let (backend, bounds) = (self.backend, self.upstream.bounds());
         let (deadline, whole) = self.deadline(bounds.connect);
-        let why = match timeout_at(deadline, backend.pool().open(backend.address(), bounds)).await {
-            Ok(Ok(connection)) => {
+        let NotOpened { fault, why } = match backend.pool().open(backend.address(), bounds, deadline).await {
+            Ok(connection) => {
                 self.upstream.connected(backend, self.clock.now().ticks);
                 return Ok(connection);
             }
-            // What this machine could not do says nothing about the backend.
-            Ok(Err(e)) if e.fault == Fault::Ours => {
-                log::error!("cannot connect to {}: {}", backend.label(), e.why);
-                return Err(not_connected(format!("connect failed here: {}", e.why)));
-            }
-            Ok(Err(e)) => format!("connect failed: {}", e.why),
-            Err(_) if whole => "connect timed out".to_owned(),
-            Err(_) => return Err(not_connected("no time was left to connect".to_owned())),
+            Err(failed) => failed,
         };
-        self.upstream.unconnected(backend, &why, self.clock.now().ticks);
+        match fault {
+            // What this machine could not do says nothing about the backend.
+            Fault::Ours => log::error!("backend {}: {why}", backend.label()),
+            Fault::Late if !whole => return Err(not_connected("no time was left to connect".into())),
+            Fault::Late | Fault::Theirs => self.upstream.unconnected(backend, &why, self.clock.now().ticks),
+        }
         Err(not_connected(why))
     }
 }
 
-fn not_connected(why: String) -> Miss {
+fn not_connected(why: Cow<'static, str>) -> Miss {
     Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection: Rejection::unavailable("connect_failed", why) }
 }
 
@@ -302,7 +301,8 @@ fn request(
     headers.insert(REQUEST_ID, outgoing.ids.request_value().clone());
     headers.insert(FORWARDED_FOR, value(outgoing.client.to_string().as_bytes())?);
     if let Some(signer) = &upstream.signer {
-        signer.sign_headers(method.as_str(), backend.label(), &asked.path, &mut headers, &body, now)?;
+        let host = backend.authority().to_str().map_err(|e| e.to_string())?;
+        signer.sign_headers(method.as_str(), host, &asked.path, &mut headers, &body, now)?;
     }
     let mut request = Request::new(body);
     *request.method_mut() = method;

@@ -94,7 +94,7 @@ impl Http1 {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Ticks at which the connection came to rest.
+    /// Ticks at which the connection came to rest; 0 if it never was in use.
     pub fn idle_since(&self) -> u64 {
         self.idle_since
     }

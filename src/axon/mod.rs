@@ -10,6 +10,7 @@ pub mod envelope;
 mod exchange;
 mod forward;
 mod http1;
+mod http2;
 mod pool;
 mod probe;
 mod resolve;

@@ -1,11 +1,12 @@
-//! One look at a backend, on a connection of its own: is it there, and does it say that it is well?
+//! One look at a backend, on a connection of its own or, with HTTP/2, a stream: is it there, and does it
+//! say that it is well?
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, Uri};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::axon::Backend;
 use crate::axon::dial::{Fault, NotOpened};
@@ -31,11 +32,8 @@ pub enum Seen {
 
 /// Connects, no more.
 pub async fn look(backend: &Backend, bounds: Bounds) -> Seen {
-    match timeout(bounds.connect, backend.pool().open(backend.address(), bounds)).await {
-        Ok(Ok(_)) => Seen::Well,
-        Ok(Err(e)) => not_opened(e),
-        Err(_) => Seen::Absent("connect timed out".into()),
-    }
+    let deadline = Instant::now() + bounds.connect;
+    backend.pool().open(backend.address(), bounds, deadline).await.map_or_else(not_opened, |_| Seen::Well)
 }
 
 /// Asks how it is, all within `health.timeout`.
@@ -44,13 +42,12 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds) -> Seen {
         Ok(request) => request,
         Err(e) => return Seen::Nothing(e.to_string().into()),
     };
-    let mut connected = false;
+    let deadline = Instant::now() + health.timeout;
     let exchange = async {
-        let mut connection = match backend.pool().open(backend.address(), bounds).await {
+        let mut connection = match backend.pool().open(backend.address(), bounds, deadline).await {
             Ok(connection) => connection,
             Err(e) => return not_opened(e),
         };
-        connected = true;
         let (head, mut body) = match connection.send(request).await {
             Ok(answer) => answer,
             Err(failure) => return Seen::Unwell(failure.why()),
@@ -70,11 +67,8 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds) -> Seen {
         }
         Seen::Well
     };
-    match timeout(health.timeout, exchange).await {
-        Ok(seen) => seen,
-        Err(_) if connected => Seen::Unwell("health check timed out".into()),
-        Err(_) => Seen::Absent("connect timed out".into()),
-    }
+    let late = |_| Seen::Unwell("health check timed out".into());
+    timeout_at(deadline, exchange).await.unwrap_or_else(late)
 }
 
 fn request(backend: &Backend, health: &Health) -> Result<Request<Bytes>, http::Error> {
@@ -92,6 +86,6 @@ fn request(backend: &Backend, health: &Health) -> Result<Request<Bytes>, http::E
 fn not_opened(error: NotOpened) -> Seen {
     match error.fault {
         Fault::Ours => Seen::Nothing(error.why),
-        Fault::Theirs => Seen::Absent(format!("connect failed: {}", error.why).into()),
+        Fault::Theirs | Fault::Late => Seen::Absent(error.why),
     }
 }

@@ -18,14 +18,17 @@ use crate::clock::Clock;
 use crate::config::shown;
 use crate::snapshot::settings;
 
+/// HTTP/2 in ALPN: RFC 9113, section 3.2.
+pub const HTTP2: &[u8] = b"h2";
 /// Sessions kept for resumption, over all endpoints of an upstream.
 const SESSIONS_MAX: usize = 256;
 
-/// TLS 1.2 and 1.3 on ring, with session resumption, for HTTP/1.1.
+/// TLS 1.2 and 1.3 on ring, with session resumption. With `http2` both protocols are offered and Axon
+/// chooses; without, HTTP/1.1 alone.
 ///
 /// # Errors
 /// One line for the operator.
-pub fn client_config(tls: &settings::Tls, clock: &Arc<dyn Clock>) -> Result<Arc<ClientConfig>, Error> {
+pub fn client_config(tls: &settings::Tls, http2: bool, clock: &Arc<dyn Clock>) -> Result<Arc<ClientConfig>, Error> {
     // Named, because the process may hold a default that another part of it chose.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_details(provider, Arc::new(Time(clock.clone())))
@@ -36,7 +39,8 @@ pub fn client_config(tls: &settings::Tls, clock: &Arc<dyn Clock>) -> Result<Arc<
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let offered: &[&[u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

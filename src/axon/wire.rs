@@ -11,6 +11,7 @@ use http::response::Parts;
 use hyper::body::{Body as _, Incoming};
 
 use crate::axon::http1::Http1;
+use crate::axon::http2::{Http2Body, Place};
 
 /// Largest answer head that is read, in bytes.
 pub const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -20,11 +21,13 @@ pub const ANSWER_FIELDS_MAX: usize = 128;
 /// A place for one exchange at a time. Dropped during one, it ends it at once.
 pub enum Connection {
     Http1(Box<Http1>),
+    Http2(Place),
 }
 
 /// The body of an answer, read through the connection that it comes from.
 pub enum Body {
     Http1(Incoming),
+    Http2(Http2Body),
 }
 
 /// Why no answer came.
@@ -49,6 +52,14 @@ impl Failure {
 }
 
 impl Connection {
+    /// Whether it was good for an exchange before: then its end says nothing about the backend.
+    pub fn was_used(&self) -> bool {
+        match self {
+            Connection::Http1(connection) => connection.idle_since() != 0,
+            Connection::Http2(place) => place.connection().idle_since() != 0,
+        }
+    }
+
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
     ///
     /// # Errors
@@ -59,6 +70,10 @@ impl Connection {
                 let (head, body) = connection.send(request).await?.into_parts();
                 Ok((head, Body::Http1(body)))
             }
+            Connection::Http2(place) => {
+                let (head, body) = place.send(request).await?.into_parts();
+                Ok((head, Body::Http2(body)))
+            }
         }
     }
 
@@ -66,6 +81,10 @@ impl Connection {
     pub async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
         match (self, body) {
             (Connection::Http1(connection), Body::Http1(body)) => connection.next(body).await,
+            (Connection::Http2(place), Body::Http2(body)) => place.next(body).await,
+            (Connection::Http1(_), Body::Http2(_)) | (Connection::Http2(_), Body::Http1(_)) => {
+                Some(Err("a body read through a connection that it does not come from".into()))
+            }
         }
     }
 }
@@ -75,6 +94,7 @@ impl Body {
     pub fn is_end_stream(&self) -> bool {
         match self {
             Body::Http1(body) => body.is_end_stream(),
+            Body::Http2(body) => body.is_end_stream(),
         }
     }
 
@@ -82,6 +102,7 @@ impl Body {
     pub fn announced_length(&self) -> Option<u64> {
         match self {
             Body::Http1(body) => body.size_hint().exact(),
+            Body::Http2(body) => body.announced_length(),
         }
     }
 }

@@ -307,8 +307,10 @@ pub struct Upstream {
     /// `None`: failures in traffic take no backend out.
     pub eject: Option<Eject>,
     pub timeouts: Timeouts,
-    /// Idle connections kept per address; 0 keeps none.
+    /// Idle connections kept per address; 0 keeps none. Of HTTP/2, how many there may be; at least one.
     pub keepalive: u32,
+    /// HTTP/2 where an `https` endpoint agrees to it, and from the first byte with `http` ones.
+    pub http2: bool,
     /// `Some` if an endpoint is `https`.
     pub tls: Option<Tls>,
 }

@@ -72,6 +72,7 @@ pub struct Metrics {
     replays_full: IntCounter,
     in_flight_full: IntCounter,
     connections_full: IntCounter,
+    axon_streams_full: IntCounter,
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
@@ -212,6 +213,7 @@ impl Metrics {
             replays_full: overload.with_label_values(&["replay"]),
             in_flight_full: overload.with_label_values(&["in_flight"]),
             connections_full: overload.with_label_values(&["connections"]),
+            axon_streams_full: overload.with_label_values(&["axon_streams"]),
             registry,
         })
     }
@@ -343,6 +345,7 @@ impl Meter for Metrics {
             spared: self.backend_spared.with_label_values(&[label]),
             checks_passed: self.health_checks.with_label_values(&[label, "passed"]),
             checks_failed: self.health_checks.with_label_values(&[label, "failed"]),
+            streams_full: self.axon_streams_full.clone(),
         }
     }
 

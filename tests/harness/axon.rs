@@ -295,7 +295,7 @@ impl Gate {
         })
     }
 
-    pub(super) async fn pass(&self) {
+    pub async fn pass(&self) {
         self.0.send_modify(|state| state.arrived += 1);
         self.0.subscribe().wait_for(|state| state.open).await.expect("the gate outlives its subscriber");
     }

@@ -1,6 +1,7 @@
 //! The real gateway on port 0, a scripted Axon, raw clients, and one check of the contract on every answer.
 
 pub mod axon;
+pub mod axon2;
 pub mod check;
 pub mod client;
 pub mod dns;

@@ -407,7 +407,7 @@ fn cover<'p>(upstreams: &[Upstream], written: Value<'_>, routes: &[Route], inten
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
-    b.later(&["retry", "http2"]);
+    b.later(&["retry"]);
     let endpoints = b
         .key("endpoints", "where Axon listens; all addresses of a name are used; a weight is 1 to 100")
         .required("`http(s)://HOST:port`, `{ url, weight }`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
@@ -438,7 +438,11 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     let health = b.key("health", "whether Axon is asked how it is").switch(Switch::Off, health).flatten();
     let eject = eject(b, endpoints.as_deref().unwrap_or_default());
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
-    let keepalive = b.key("keepalive", "idle connections kept per address").integer(128, 0..=65_536);
+    let keepalive = b
+        .key("keepalive", "idle connections kept per address; of HTTP/2, how many there may be")
+        .integer(128, 0..=65_536);
+    let http2 =
+        b.key("http2", "HTTP/2: offered to `https` endpoints, taken for granted with `http` ones").boolean(false);
     let secure = endpoints.iter().flatten().any(|endpoint| endpoint.secure.is_some());
     let tls = b.key("tls", "how `https` endpoints are trusted").block(|tls| tls::tls(tls, secure, b));
     if secure && tls.is_none() {
@@ -458,6 +462,7 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         eject,
         timeouts,
         keepalive,
+        http2,
         tls,
     })
 }

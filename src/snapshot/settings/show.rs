@@ -160,7 +160,7 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
     let Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls, .. } =
         upstream;
-    let Upstream { slow_start, health, eject, .. } = upstream;
+    let Upstream { slow_start, health, eject, http2, .. } = upstream;
     out.line(1, &format!("{}:", quoted(name)));
     let url = |endpoint: &Endpoint| {
         let scheme = if endpoint.secure.is_some() { "https" } else { "http" };
@@ -216,6 +216,7 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));
     out.line(2, &format!("keepalive: {keepalive}"));
+    out.line(2, &format!("http2: {http2}"));
     write_tls(out, tls.as_ref());
 }
 

@@ -610,7 +610,7 @@ fn keys_of_later_versions_are_refused_by_name() {
         let refused = |name: &&str| problems[0].ends_with(&format!("`{name}` is not supported by this version"));
         assert!(problems.len() == 1 && name.iter().any(refused), "{block}: {problems:?}");
     }
-    for key in ["retry: { attempts: 2 }", "http2: false"] {
+    for key in ["retry: { attempts: 2 }"] {
         let name = key.split(':').next().unwrap();
         folder.check(&with_upstream(key), &[&format!("9:5 `{name}` is not supported by this version")]);
     }

@@ -279,6 +279,18 @@ async fn a_closed_pipe_is_no_panic() {
 
 // ---- orbit check
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_warns_of_a_name_that_cannot_be_resolved() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // No such name can exist (RFC 6761, section 6.4).
+    Setup::new(&["http://axon.invalid:81".to_owned(), "http://127.0.0.1:1".to_owned()]).write(directory.path());
+    let checked = check(&directory, &[]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.stderr.contains("warning: endpoint `axon.invalid:81` cannot be resolved: "), "{checked:?}");
+    let notes = &check_json(&check(&directory, &["--format", "json"]).await)["notes"];
+    assert_eq!(notes.as_array().map(Vec::len), Some(1), "{notes}");
+}
+
 async fn check(directory: &TempDir, more: &[&str]) -> Exit {
     let file = config(directory);
     run(orbit(["check", "-c", file.to_str().expect("UTF-8")].iter().chain(more))).await

@@ -244,14 +244,19 @@ impl Occupied {
     pub fn is_trial(&self) -> bool {
         self.trial
     }
+
+    /// It has decided, or never will: what is left of it is like any other.
+    pub fn end_trial(&mut self) {
+        if std::mem::take(&mut self.trial) {
+            self.backend.condition.end_trial();
+            self.backend.show_state();
+        }
+    }
 }
 
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.backend.metrics.in_flight.dec();
-        if self.trial {
-            self.backend.condition.end_trial();
-            self.backend.show_state();
-        }
+        self.end_trial();
     }
 }

@@ -154,7 +154,7 @@ struct Try<'a> {
 }
 
 impl Try<'_> {
-    async fn ask(&self, occupied: Occupied) -> Result<Exchange, Miss> {
+    async fn ask(&self, mut occupied: Occupied) -> Result<Exchange, Miss> {
         let Self { upstream, backend, .. } = *self;
         let mut pooled = backend.pool().take();
         let (connection, head, body) = loop {
@@ -200,9 +200,10 @@ impl Try<'_> {
         if failing {
             self.failed(&occupied, Failing::Status, &format!("answered {}", head.status.as_u16()));
         } else if occupied.is_trial() {
-            // What it was to show, it has shown; its body may go on for minutes.
             upstream.answered(backend, true, now.ticks);
         }
+        // What a trial was to show, it has shown; its body may go on for minutes.
+        occupied.end_trial();
         Ok(Exchange {
             head,
             announced: body.announced_length(),

@@ -26,6 +26,6 @@ pub use choose::{Backends, Member};
 pub use condition::{Cause, State};
 pub use exchange::{Broken, Collected, Exchange};
 pub use forward::{Outgoing, forward, is_nominated};
-pub use resolve::{Resolver, SystemResolver};
+pub use resolve::{Resolver, SystemResolver, unresolved};
 pub use upstream::{Upstream, Upstreams};
 pub use watch::{World, watch};

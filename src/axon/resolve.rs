@@ -12,6 +12,8 @@ use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::snapshot::settings::{Host, Upstream};
+
 /// How long a lookup may take before it counts as failed.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,19 @@ impl Lookups {
         addresses.dedup();
         if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
     }
+}
+
+/// One line for each endpoint whose name cannot be resolved at this moment.
+pub async fn unresolved(upstreams: &[Upstream], resolver: &Arc<dyn Resolver>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for endpoint in upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+        if let Host::Name(name) = &endpoint.host
+            && let Err(why) = Lookups::new(resolver.clone(), name, endpoint.port).next().await
+        {
+            lines.push(format!("endpoint `{}` cannot be resolved: {why}", endpoint.authority));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

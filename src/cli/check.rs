@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{colour_of, complain, print, runtime};
 use crate::aws::Aws;
-use crate::axon::Meter;
+use crate::axon::{self, Meter, SystemResolver};
 use crate::clock::SystemClock;
 use crate::config::{Colour, Problem};
 use crate::gateway::{Refused, SharedEnvironment};
@@ -43,6 +43,8 @@ struct Report {
     warnings: Vec<Problem>,
     /// Complaints that have no place in a file.
     complaints: Vec<String>,
+    /// Of the world beside the files, as it is now; Orbit starts all the same.
+    notes: Vec<String>,
     shown: Option<String>,
 }
 
@@ -59,6 +61,7 @@ pub fn run(args: &Args, environment: &SharedEnvironment) -> ExitCode {
                 "problems": places(&report.problems),
                 "complaints": report.complaints,
                 "warnings": places(&report.warnings),
+                "notes": report.notes,
                 "configuration": report.shown,
             });
             print(&format!("{told}\n"));
@@ -73,13 +76,24 @@ fn examine(args: &Args, environment: &SharedEnvironment) -> Report {
         Ok(runtime) => runtime.block_on(rotation::read(&args.config, environment, &aws)),
         Err(e) => Err(Refused::System(format!("cannot start the runtime: {e}"))),
     };
-    let refused = |problems, complaints| Report { problems, warnings: Vec::new(), complaints, shown: None };
+    let refused =
+        |problems, complaints| Report { problems, warnings: Vec::new(), complaints, notes: Vec::new(), shown: None };
     let loaded = match read {
         Ok((loaded, _)) => loaded,
         Err(Refused::Configuration(problems)) => return refused(problems.iter().cloned().collect(), Vec::new()),
         Err(other) => return refused(Vec::new(), vec![other.to_string()]),
     };
     let warnings = loaded.warnings.clone();
+    let notes = match runtime(Some(1)) {
+        Ok(runtime) => {
+            let resolver = SystemResolver::shared();
+            let notes = runtime.block_on(axon::unresolved(&loaded.settings.upstreams, &resolver));
+            // A lookup that hangs is not worth waiting for.
+            runtime.shutdown_background();
+            notes
+        }
+        Err(_) => Vec::new(),
+    };
     let shown = args.show.then(|| loaded.settings.show());
     let complaints = match Metrics::new(VERSION) {
         Ok(metrics) => {
@@ -90,7 +104,7 @@ fn examine(args: &Args, environment: &SharedEnvironment) -> Report {
         }
         Err(e) => vec![e.to_string()],
     };
-    Report { problems: Vec::new(), warnings, complaints, shown }
+    Report { problems: Vec::new(), warnings, complaints, notes, shown }
 }
 
 fn tell(args: &Args, report: &Report, valid: bool) {
@@ -100,6 +114,9 @@ fn tell(args: &Args, report: &Report, valid: bool) {
     }
     for complaint in &report.complaints {
         complain(&format!("error: {complaint}\n"));
+    }
+    for note in &report.notes {
+        complain(&format!("warning: {note}\n"));
     }
     if let Some(shown) = &report.shown {
         print(shown);

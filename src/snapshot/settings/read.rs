@@ -55,6 +55,9 @@ pub(super) fn everything(context: &Context<'_>, path: &Path, fetched: &Fetched) 
         let intents = policies.iter().map(|(policy, _)| policy).filter(|policy| policy.service == main.name);
         cover(upstreams, *written, routes, intents.map(|policy| policy.intent.as_str()));
     }
+    if let (Some((upstreams, written)), Some(keys)) = (&main.upstreams, &keys) {
+        warn_of_lone_principal(upstreams, *written, keys);
+    }
     let (Some(auth), Some(governance), Some((upstreams, _))) = (main.auth, main.governance, main.upstreams) else {
         return None;
     };
@@ -465,6 +468,17 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         http2,
         tls,
     })
+}
+
+/// Where all keys are one principal's, its hash gives everything to one backend. Keys that are fetched are
+/// not known here.
+fn warn_of_lone_principal(upstreams: &[Upstream], written: Value<'_>, keys: &[super::KeySetting]) {
+    let hashed = |upstream: &Upstream| upstream.balance == Balance::HashPrincipal && upstream.endpoints.len() > 1;
+    let (Some(first), true) = (keys.first(), upstreams.iter().any(hashed)) else { return };
+    if keys.iter().all(|key| key.principal == first.principal) {
+        let help = "all its requests go to one backend; use another `balance`, or give callers principals of their own";
+        written.warn("`balance: { hash: principal }`, and all keys are one principal's", help);
+    }
 }
 
 fn health(b: &mut Block<'_>) -> Option<Health> {

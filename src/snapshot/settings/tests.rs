@@ -1122,6 +1122,13 @@ fn warnings() {
     assert_eq!(warnings(&with_upstream("keepalive: 0")), ["7:3 requests to Axon are not signed"]);
     let signed = with_upstream("sign: disabled");
     assert!(warnings(&signed).is_empty());
+    let hashed = with_upstream("sign: disabled\nbalance: { hash: principal }");
+    assert!(warnings(&hashed).is_empty(), "there is nothing to choose");
+    let hashed = hashed.replace("[\"http://127.0.0.1:9000\"]", "[\"http://axon\", \"http://127.0.0.1\"]");
+    assert_eq!(warnings(&hashed), ["6:1 `balance: { hash: principal }`, and all keys are one principal's"]);
+    let bob = "- { access_key_id: B, secret_access_key: { env: A_SECRET }, principal: bob }\n";
+    folder.write("keys.yaml", &format!("{KEYS}{bob}"));
+    assert!(warnings(&hashed).is_empty());
     assert_eq!(
         warnings(&format!("{signed}name: other\nlisten: {{ trusted_proxies: [\"::/0\"] }}\n")),
         ["5:13 no policy is for the service `other`", "11:29 `::/0` believes `X-Forwarded-For` from everyone"]

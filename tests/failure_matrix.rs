@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use self::table::{Again, ENVELOPE, Expected, Gets, How, OBJECT, Row, matrix};
+use self::table::{After, Again, ENVELOPE, Expected, Gets, How, OBJECT, Row, matrix};
 
 use crate::harness::axon::{Axon, Gate, Recorded, Reply};
 use crate::harness::check::{Kind, contract};
@@ -108,8 +108,27 @@ impl Play {
             _ if self.expected.outcome == "timeout" => "{ first_byte: 1s, idle: 1s }",
             _ => "{ first_byte: 10s }",
         };
-        let response = format!("{{ envelope_bytes: {ENVELOPE} }}");
-        Setup::new(&[]).upstream(urls, &format!("request: {request}, timeouts: {timeouts}, response: {response}"))
+        let eject = match self.consecutive() {
+            Some(consecutive) => format!("{{ consecutive: {consecutive} }}"),
+            None => "disabled".to_owned(),
+        };
+        let more = format!("request: {request}, timeouts: {timeouts}, eject: {eject}");
+        Setup::new(&[]).upstream(urls, &format!("{more}, response: {{ envelope_bytes: {ENVELOPE} }}"))
+    }
+
+    /// As many failures as eject: for a POST those of the row, for a GET one more, so that the two tell how many
+    /// those are. One that is alone is asked again, to see that it left nothing behind.
+    fn consecutive(&self) -> Option<u32> {
+        let failures = match self.expected.after {
+            After::Failed(times) => times,
+            After::Either => 2,
+            After::Nothing | After::Unreachable => 0,
+        };
+        match self.asked {
+            _ if self.alone => None,
+            Asked::Post => Some(failures.max(1)),
+            Asked::Get => Some(failures + 1),
+        }
     }
 
     async fn run(&self) {
@@ -158,6 +177,7 @@ impl Play {
         self.judge_seen(seen.iter().map(Vec::len).collect(), calls);
         self.judge_connection(seen.iter().flatten());
         self.judge_tally(&tally, &Tally::of(&gateway, &urls), calls);
+        self.judge_states(&gateway, &urls);
         // And the next requests know nothing of it.
         for _ in 0..2 {
             let next = dispatch(&gateway, "next").await;
@@ -197,6 +217,7 @@ impl Play {
         let seen = other.as_ref().map_or(0, |other| other.requests().len() - 1);
         assert_eq!(seen, calls - 1, "{}", self.name());
         self.judge_tally(&tally, &Tally::of(&gateway, &urls), calls);
+        self.judge_states(&gateway, &urls);
         gate.release();
         if let Some(mut busy) = busy {
             contract(&busy.read_response().await, Kind::Success);
@@ -217,12 +238,10 @@ impl Play {
         let Expected { outcome, says, client: gets, .. } = self.expected;
         let calm = matches!(outcome, "success" | "refused");
         let level = if calm { "INFO" } else { "WARN" };
-        let outcomes =
-            if self.expected.again == Again::UnlessSent { vec![outcome, "connect_failed"] } else { vec![outcome] };
-        let starts = outcomes
-            .iter()
-            .any(|outcome| calls[0].contains(&format!("[{level}] AXON_CALL [matrix] {outcome}: {says}")));
-        assert!(starts, "{name}: {}, not {outcome}: {says}", calls[0]);
+        let right =
+            |outcome: &str, says: &str| calls[0].contains(&format!("[{level}] AXON_CALL [matrix] {outcome}: {says}"));
+        let either = self.expected.again == Again::UnlessSent && (right(outcome, "") || right("connect_failed", ""));
+        assert!(either || right(outcome, says), "{name}: {}, not {outcome}: {says}", calls[0]);
         if again {
             assert!(calls[1].contains("[INFO] AXON_CALL [matrix] success: "), "{name}: {}", calls[1]);
         }
@@ -281,6 +300,19 @@ impl Play {
         }
     }
 
+    fn judge_states(&self, gateway: &Gateway, urls: &[String]) {
+        let states = states_of(gateway, urls);
+        let ejects = !self.alone && self.asked == Asked::Post;
+        let right = match self.expected.after {
+            After::Nothing => states.is_empty(),
+            After::Failed(_) => states == ["ejected"][..usize::from(ejects)],
+            After::Unreachable => states == ["unreachable"],
+            // One that is unreachable is looked at again, and may be back.
+            After::Either => states.is_empty() || states == ["ejected"] || states == ["unreachable"],
+        };
+        assert!(right, "{}: {states:?}", self.name());
+    }
+
     fn judge_tally(&self, before: &Tally, after: &Tally, calls: usize) {
         let name = self.name();
         let counted = |outcome: &str| after.outcome(outcome) - before.outcome(outcome);
@@ -292,6 +324,16 @@ impl Play {
         }
         assert!(first >= 1.0, "{name}: not counted as {}", self.expected.outcome);
     }
+}
+
+/// The state of every backend that is not up.
+fn states_of(gateway: &Gateway, urls: &[String]) -> Vec<&'static str> {
+    let in_state = |url: &String, state: &str| {
+        let backend = url.strip_prefix("http://").unwrap();
+        gateway.metric(&format!("orbit_backend_state{{backend=\"{backend}\",state=\"{state}\"}}")) == 1.0
+    };
+    let out = ["unreachable", "unhealthy", "ejected", "trial"];
+    urls.iter().flat_map(|url| out.into_iter().filter(|state| in_state(url, state)).collect::<Vec<_>>()).collect()
 }
 
 const OUTCOMES: [&str; 7] = ["success", "refused", "error", "connect_failed", "timeout", "broken", "abandoned"];

@@ -1,6 +1,6 @@
 //! `docs/failure-modes.md`: the table for operators. The part that a load program measures is kept as it stands.
 
-use super::table::{Again, Expected, Gets, Row, matrix};
+use super::table::{After, Again, Expected, Gets, Row, matrix};
 use crate::harness::check::Kind;
 use crate::harness::page::{checked_in, same_as};
 
@@ -19,14 +19,18 @@ What Orbit does about an Axon that fails, row by row as the tests play it on the
 and its `details.issue`.
 - **Asked again**: whether the request goes to another backend. *Always*: nothing of it was sent. *Never*: \
 Axon may have begun.
+- **For the backend**: failures count towards `eject.consecutive` in a row, or half of its last 32 answers; one that is \
+unreachable gets no more requests until a connect works. What is *nothing* leaves it in use. Changes of state are log \
+lines (`backend HOST:PORT is ejected, for 3.75s at least: …`), `orbit_backend_state` and `orbit_backend_out_total`.
 - **Counted as**: `outcome` of `orbit_axon_requests_total` for that backend.
 - **The log says**: after `AXON_CALL [correlation id] outcome: `. One such line for each backend that was asked; the \
 `REFUSED` and `REQUEST` lines with the same identifier tell what the client got.
 ";
 
 fn row(does: &str, expected: Expected) -> String {
-    let Expected { client, again, outcome, says } = expected;
-    format!("| {does} | {} | {} | `{outcome}` | {says} |\n", gets(client), asked_again(again))
+    let Expected { client, again, after, outcome, says } = expected;
+    let (client, again, after) = (gets(client), asked_again(again), means(after));
+    format!("| {does} | {client} | {again} | {after} | `{outcome}` | {says} |\n")
 }
 
 fn gets(client: Gets) -> String {
@@ -37,6 +41,16 @@ fn gets(client: Gets) -> String {
         Gets::Issue(issue) => format!("503 `{issue}`"),
         Gets::Internal => "500".to_owned(),
         Gets::CutOff => "200, cut off visibly".to_owned(),
+    }
+}
+
+fn means(after: After) -> &'static str {
+    match after {
+        After::Nothing => "nothing",
+        After::Failed(1) => "one failure",
+        After::Failed(_) => "two failures",
+        After::Unreachable => "unreachable",
+        After::Either => "two failures, or unreachable",
     }
 }
 
@@ -64,7 +78,7 @@ fn the_page_of_failures_is_what_the_tests_play() {
     let mut page = INTRODUCTION.to_owned();
     for group in matrix() {
         page += &format!("\n## {}\n\n", group.title);
-        page += "| Axon… | the client gets | asked again | counted as | the log says |\n|---|---|---|---|---|\n";
+        page += "| Axon… | the client gets | asked again | for the backend | counted as | the log says |\n|---|---|---|---|---|---|\n";
         page.extend(group.rows.iter().map(rows));
     }
     let checked_in = checked_in(PAGE);

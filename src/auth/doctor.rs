@@ -17,9 +17,9 @@ use std::sync::Arc;
 use super::Issue;
 use super::canonical::{Canonical, must_be_signed};
 use super::claim::{Parts, at_most_one};
-use super::keyring::{Key, Keyring};
+use super::keyring::{KEYS_PER_ID_MAX, Key, Keyring};
 use super::query::Parameters;
-use super::verify::{Carrier, Rules, carrier, said_once, stamp, usable_keys};
+use super::verify::{Carrier, Rules, carrier, said_once, shown, stamp, usable_keys};
 use crate::clock::Moment;
 use crate::error::{Details, Hint, Rejection};
 use crate::request::Head;
@@ -30,9 +30,9 @@ pub use hypotheses::{HYPOTHESES, Hypothesis};
 #[cfg(test)]
 mod tests;
 
-/// Most HMACs of one examination for an operator.
+/// Most HMACs of one examination for an operator, for each secret of the id: one, or two in a rotation.
 pub const HMACS_MAX: u32 = 400;
-/// Most HMACs of one examination for a caller.
+/// The same for a caller.
 pub const CALLER_HMACS_MAX: u32 = 300;
 /// How long a canonical request may be for its hash to count as no more than its HMAC, for a caller.
 pub const CALLER_FREE_BYTES: usize = 2048;
@@ -201,9 +201,10 @@ impl Consultation<'_> {
     }
 
     fn allowance(&self) -> Allowance {
+        let secrets = self.keys.len().clamp(1, KEYS_PER_ID_MAX) as u32;
         match self.audience {
-            Audience::Operator => Allowance { hmacs: HMACS_MAX, free_bytes: usize::MAX },
-            Audience::Caller => Allowance { hmacs: CALLER_HMACS_MAX, free_bytes: CALLER_FREE_BYTES },
+            Audience::Operator => Allowance { hmacs: secrets * HMACS_MAX, free_bytes: usize::MAX },
+            Audience::Caller => Allowance { hmacs: secrets * CALLER_HMACS_MAX, free_bytes: CALLER_FREE_BYTES },
         }
     }
 
@@ -238,7 +239,8 @@ impl Consultation<'_> {
         let stamp = stamp(head, self.parts).ok()?;
         let named = |what: &str, key: &str, word: &[u8], words: &[String]| match self.audience {
             Audience::Operator => {
-                let (word, words) = (crate::config::shown(&String::from_utf8_lossy(word)), words.join("`, `"));
+                let word = std::str::from_utf8(word).ok().filter(|word| word.bytes().all(|b| b.is_ascii_graphic()));
+                let (word, words) = (shown(word.unwrap_or("of unusual form")), words.join("`, `"));
                 format!("the scope names {what} `{word}`, `auth.{key}` has `{words}`: use the same")
             }
             Audience::Caller => format!("the scope names another {what} than the one of this gateway"),

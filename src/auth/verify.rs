@@ -408,7 +408,7 @@ pub(super) fn usable_keys<'k>(id: &str, keyring: &'k Keyring, now: Moment) -> Re
 }
 
 /// An id that nobody knows may be a secret in the wrong place, which is longer than ids are.
-fn shown(id: &str) -> &str {
+pub(super) fn shown(id: &str) -> &str {
     if id.len() <= UNKNOWN_ID_CHARS_MAX { id } else { "of unusual length" }
 }
 

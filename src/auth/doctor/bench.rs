@@ -272,6 +272,9 @@ impl<'a> Bench<'a> {
     /// Whether this text, in place of the canonical request up to the payload's line, was signed.
     pub fn text(&mut self, text: &[u8]) -> bool {
         let Some(payload) = self.case.payload.as_deref() else { return false };
+        if self.signing.is_empty() {
+            return false;
+        }
         let length = u32::try_from(text.len() / self.left.free_bytes).unwrap_or(u32::MAX);
         if self.goal != Goal::Signature || !self.afford(length.saturating_add(1)) {
             return false;
@@ -370,7 +373,11 @@ impl<'a> Bench<'a> {
     /// Whether what was sent was signed with this payload's line, in any accepted form.
     fn forms(&mut self, payload: &[u8]) -> bool {
         let case = self.case;
-        case.forms.iter().any(|form| self.afford(1) && self.hash(&hex(&form.clone().chain_update(payload).finalize())))
+        !self.signing.is_empty()
+            && case
+                .forms
+                .iter()
+                .any(|form| self.afford(1) && self.hash(&hex(&form.clone().chain_update(payload).finalize())))
     }
 
     /// Whether a canonical request of this hash was signed; one HMAC is paid for.

@@ -241,32 +241,6 @@ pub const HYPOTHESES: &[Hypothesis] = &[
         },
     },
     Hypothesis {
-        name: "query_not_encoded",
-        means: "with the query as it was sent, not encoded again",
-        change: ENCODE_THE_QUERY,
-        told: Caller,
-        test: |case, bench| {
-            let mut pairs: Vec<&[u8]> = case.sent_pairs().collect();
-            let sent = pairs.join(&b'&');
-            pairs.sort_unstable();
-            any([sent, pairs.join(&b'&')], |query| bench.query(&query))
-        },
-    },
-    Hypothesis {
-        name: "query_decoded",
-        means: "with the query decoded and not encoded again",
-        change: ENCODE_THE_QUERY,
-        told: Caller,
-        test: |case, bench| matched(bench.query(&unescape(case.lines.query, b'+').collect::<Vec<_>>())),
-    },
-    Hypothesis {
-        name: "query_encoded_twice",
-        means: "with the query encoded twice",
-        change: "decode names and values before encoding them for signing",
-        told: Caller,
-        test: |case, bench| matched(bench.query(&replaced(case.lines.query, b"%", b"%25"))),
-    },
-    Hypothesis {
         name: "query_plus",
         means: "with `+` in the query read as a plus sign, or written for a space",
         change: "send and sign a space as %20 and a plus sign as %2B: a bare `+` is read as a space",
@@ -296,6 +270,32 @@ pub const HYPOTHESES: &[Hypothesis] = &[
             let without: Vec<&[u8]> = pairs.into_iter().filter(|pair| !pair.ends_with(b"=")).collect();
             any([bare.join(&b'&'), without.join(&b'&')], |query| bench.query(&query))
         },
+    },
+    Hypothesis {
+        name: "query_not_encoded",
+        means: "with the query as it was sent, not encoded again",
+        change: ENCODE_THE_QUERY,
+        told: Caller,
+        test: |case, bench| {
+            let mut pairs: Vec<&[u8]> = case.sent_pairs().collect();
+            let sent = pairs.join(&b'&');
+            pairs.sort_unstable();
+            any([sent, pairs.join(&b'&')], |query| bench.query(&query))
+        },
+    },
+    Hypothesis {
+        name: "query_decoded",
+        means: "with the query decoded and not encoded again",
+        change: ENCODE_THE_QUERY,
+        told: Caller,
+        test: |case, bench| matched(bench.query(&unescape(case.lines.query, b'+').collect::<Vec<_>>())),
+    },
+    Hypothesis {
+        name: "query_encoded_twice",
+        means: "with the query encoded twice",
+        change: "decode names and values before encoding them for signing",
+        told: Caller,
+        test: |case, bench| matched(bench.query(&replaced(case.lines.query, b"%", b"%25"))),
     },
     Hypothesis {
         name: "query_left_out",
@@ -349,6 +349,18 @@ pub const HYPOTHESES: &[Hypothesis] = &[
                 let fields = fields.iter().map(|(name, value)| (*name, &value[..])).collect();
                 bench.lines(&Lines { fields, ..case.lines.clone() })
             })
+        },
+    },
+    Hypothesis {
+        name: "header_quoted_spaces",
+        means: "with runs of spaces kept between quotation marks",
+        change: "fold every run of spaces in a header's value into one space, between quotation marks too",
+        told: Caller,
+        test: |case, bench| {
+            let folded = |name: &[u8]| case.head.all(name).map(fold_unquoted).collect::<Vec<_>>().join(&b',');
+            let fields: Vec<_> = case.lines.fields.iter().map(|(name, _)| (*name, folded(name))).collect();
+            let fields = fields.iter().map(|(name, value)| (*name, &value[..])).collect();
+            matched(bench.lines(&Lines { fields, ..case.lines.clone() }))
         },
     },
     Hypothesis {
@@ -562,6 +574,8 @@ pub const HYPOTHESES: &[Hypothesis] = &[
     },
 ];
 
+/// Of a header's name.
+const NAME_BYTES_SHOWN: usize = 64;
 const TOKEN: &[u8] = b"x-amz-security-token";
 /// Where most signers are, and what they fall back to.
 const REGIONS: [&str; 6] = ["us-east-1", "us-east-2", "us-west-2", "eu-west-1", "eu-central-1", "ap-southeast-1"];
@@ -630,7 +644,10 @@ fn not_token<'c>(case: &'c Case<'_>) -> impl Iterator<Item = &'c [u8]> {
 }
 
 fn named(name: &[u8]) -> String {
-    format!(", `{}`", String::from_utf8_lossy(name))
+    match name.get(..NAME_BYTES_SHOWN) {
+        Some(beginning) => format!(", `{}…`", String::from_utf8_lossy(beginning)),
+        None => format!(", `{}`", String::from_utf8_lossy(name)),
+    }
 }
 
 fn path(sent: &[u8], form: canonical::Path) -> Vec<u8> {
@@ -642,6 +659,18 @@ fn path(sent: &[u8], form: canonical::Path) -> Vec<u8> {
 fn query(sent: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(sent.len() + 16);
     write_query(sent, canonical::Query::ByEncoded, &mut out);
+    out
+}
+
+/// A header's value as early versions of the specification had it.
+fn fold_unquoted(value: &[u8]) -> Vec<u8> {
+    let (mut quoted, mut out) = (false, Vec::with_capacity(value.len()));
+    for &byte in value {
+        quoted ^= byte == b'"';
+        if quoted || byte != b' ' || out.last() != Some(&b' ') {
+            out.push(byte);
+        }
+    }
     out
 }
 

@@ -279,6 +279,10 @@ fn wrongly_signed() -> Vec<(&'static str, Made)> {
     wrong("query_escapes_in_lower_case", &queried("a=1&a-b=3&b=2&e=%c3%a9&flag=&p=x%20y"));
     wrong("query_empty_values", &queried("a=1&a-b=3&b=2&e=%C3%A9&flag&p=x%20y"));
     wrong("query_empty_values", &queried("a=1&a-b=3&b=2&e=%C3%A9&p=x%20y"));
+    wrong("query_empty_values", &|made| {
+        made.sent("b=2&a=1&a-b=3&flag&p=x+y&e=%c3%a9", "flag");
+        made.signed(QUERY, "flag");
+    });
     wrong("query_left_out", &queried(""));
     wrong(
         "query_in_path",
@@ -299,6 +303,10 @@ fn wrongly_signed() -> Vec<(&'static str, Made)> {
         made.signed("20240115T103000Z", "20240115t103000z");
         made.signed("Self=1-67891234-1;Root", "self=1-67891234-1;root");
         made.signed("One", "one");
+    });
+    wrong("header_quoted_spaces", &|made| {
+        made.sent("X-Twice: two", "X-Twice: two  \"a  b\"  c");
+        made.signed("One,two", "One,two \"a  b\" c");
     });
     wrong("header_values_joined_otherwise", &signed("x-twice:One,two", "x-twice:One, two"));
     wrong("header_values_joined_otherwise", &signed("x-twice:One,two", "x-twice:One\nx-twice:two"));
@@ -584,6 +592,16 @@ fn the_second_key_of_an_id_is_tried_too() {
         made.entries.insert(0, entry(ID, "the newer secret", "team"));
     });
     assert_eq!(made.examined(Audience::Operator).1.expect("found").hypothesis, Some("method"));
+    for (name, key) in [
+        ("service", derived(SECRET, NOW, "us-east-1", "bedrock")),
+        ("secret_of_another_key", derived("another secret", NOW, "us-east-1", "execute-api")),
+    ] {
+        let late = Made::usual().with(|made| {
+            made.key = key;
+            made.entries.insert(0, entry(ID, "the newer secret", "team"));
+        });
+        assert_eq!(late.examined(Audience::Operator).1.expect("found").hypothesis, Some(name));
+    }
 }
 
 #[test]
@@ -610,6 +628,8 @@ fn a_scope_that_is_refused_is_told_by_its_part() {
         let caller = made.told(Audience::Caller);
         assert!(!caller.is_empty() && !caller.contains("mars-north-1") && !caller.contains("signature"), "{caller}");
     }
+    let secret = scoped(&format!("20240115/{SECRET}/execute-api/aws4_request").replace("I/K", "I_K"));
+    assert!(!secret.told(Audience::Operator).contains("wJalr"), "{}", secret.told(Audience::Operator));
     let region = "20240115/eu-west-1/execute-api/aws4_request";
     assert!(scoped(region).told(Audience::Operator).ends_with("apart from that the signature is right"));
     let neither = scoped(region).with(|made| made.signed("POST", "GET"));

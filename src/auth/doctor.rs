@@ -129,10 +129,15 @@ fn consult<T>(patient: &Patient<'_>, audience: Audience, look: impl FnOnce(&Cons
 
 /// What to do when nothing more can be found out.
 fn advice(patient: &Patient<'_>, issue: Issue) -> &'static str {
-    let extended = |name| matches!(at_most_one(patient.head, name), Ok(Some(date)) if date.get(4) == Some(&b'-'));
+    let Patient { head, rules, .. } = patient;
+    let is_extended = |name| matches!(at_most_one(head, name), Ok(Some(date)) if date.get(4) == Some(&b'-'));
+    let query = head.query().unwrap_or_default().as_bytes();
     match issue {
-        Issue::Malformed if extended("x-amz-date") => {
+        Issue::Malformed if is_extended("x-amz-date") => {
             "write X-Amz-Date without hyphens, colons and fractions of a second, as 20261122T095651Z"
+        }
+        Issue::Malformed if rules.presigned.is_none() && matches!(carrier(head, query), Ok(Carrier::Query)) => {
+            "sign in the Authorization header, or allow presigned requests: `auth: { presigned: { max_expires: 5m } }`"
         }
         issue => issue.advice(),
     }
@@ -233,6 +238,15 @@ impl Consultation<'_> {
         holds
     }
 
+    /// The end of a hint about something else than the signature itself.
+    fn apart_from_that(&self) -> &'static str {
+        match self.holds(self.patient.head) {
+            Some(true) => "; apart from that the signature is right",
+            Some(false) => "; the signature does not match either",
+            None => "",
+        }
+    }
+
     fn wrong_scope(&self) -> Option<String> {
         let Patient { head, rules, .. } = self.patient;
         let credential = &self.parts.credential;
@@ -256,11 +270,7 @@ impl Consultation<'_> {
         } else {
             named("service", "service", credential.service, &rules.services)
         };
-        match self.holds(head) {
-            Some(true) => hint += "; apart from that the signature is right",
-            Some(false) => hint += "; under the scope it names the signature does not match either",
-            None => {}
-        }
+        hint += self.apart_from_that();
         Some(hint)
     }
 
@@ -325,11 +335,7 @@ impl Consultation<'_> {
         } else {
             format!("the date is {off} seconds {direction}: set the signer's clock, and sign each try anew")
         };
-        match self.holds(head) {
-            Some(true) => hint += "; apart from that the signature is right",
-            Some(false) => hint += "; the signature does not match either",
-            None => {}
-        }
+        hint += self.apart_from_that();
         Some(hint)
     }
 
@@ -361,11 +367,7 @@ impl Consultation<'_> {
             (true, true) => "id, secret and token come as a set: use those of one answer, and renew all three together",
         }
         .to_owned();
-        match self.holds(self.patient.head) {
-            Some(true) => hint += "; apart from that the signature is right",
-            Some(false) => hint += "; the signature does not match either",
-            None => {}
-        }
+        hint += self.apart_from_that();
         hint
     }
 }

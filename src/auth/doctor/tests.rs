@@ -452,6 +452,11 @@ fn presigned_requests_are_examined_too() {
         let finding = examined_presigned(&head, NOW, Audience::Caller).expect("a hint");
         assert_eq!(finding.hypothesis, Some(name), "{finding:?}");
     }
+    let (denying, keyring) = (Rules { presigned: None, ..rules() }, Made::usual().keyring());
+    let refused = claim(&right, &denying, &keyring, now()).map(drop).expect_err("a refusal");
+    let patient = Patient { head: &right, body: Some(b""), rules: &denying, keyring: &keyring, now: now() };
+    assert!(explain(&patient, &refused).expect("advice").hint.contains("allow presigned requests"));
+    assert_eq!(hint(&patient, &refused, || true), Hint::None);
     let expired = examined_presigned(&right, NOW + 61, Audience::Operator).expect("a hint").hint;
     assert!(expired.starts_with("it was signed 61 seconds ago") && expired.ends_with("is right"), "{expired}");
 }

@@ -12,7 +12,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use orbit::axon::Meter;
+use orbit::axon::{CredentialsByUpstream, Meter};
 use orbit::clock::{Clock, ManualClock, SystemClock};
 use orbit::gate::Standing;
 use orbit::pipeline::{Arrival, BodySource, Stop, admit};
@@ -60,7 +60,8 @@ fn snapshot() -> Arc<Snapshot> {
     }
     let loaded = Settings::load(&folder.path().join("orbit.yaml"), &BTreeMap::new()).expect("settings");
     let metrics: Arc<dyn Meter> = Arc::new(Metrics::new("bench").expect("metrics"));
-    let ingredients = Ingredients { predecessor: None, meter: &metrics, clock: &SystemClock::shared(), seed: 1 };
+    let (credentials, clock) = (&CredentialsByUpstream::new(), &SystemClock::shared());
+    let ingredients = Ingredients { predecessor: None, credentials, meter: &metrics, clock, seed: 1 };
     Arc::new(Snapshot::build(loaded, &ingredients).expect("snapshot"))
 }
 

@@ -18,7 +18,7 @@ use pingora_core::server::{Fds, ListenFds};
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
@@ -31,6 +31,7 @@ use crate::observation::Observation;
 use crate::proxy::Proxy;
 use crate::request::correlation::IdSource;
 use crate::rotation;
+use crate::signing;
 use crate::snapshot::settings::{Fetched, Loaded, LogFormat, Settings};
 use crate::snapshot::{Ingredients, Snapshot};
 use crate::telemetry::{LineFormat, Metrics, Sink, Telemetry};
@@ -124,7 +125,9 @@ pub struct Orbit {
 pub(crate) struct Running {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) parts: Parts,
-    pub(crate) aws: Aws,
+    pub(crate) world: signing::World,
+    /// Replace the credentials that requests are signed with.
+    keepers: Mutex<JoinSet<()>>,
     /// What the process started with, secrets and policies left out: a change that needs a restart is
     /// told at every reload until it is restarted or taken back.
     started: Settings,
@@ -171,7 +174,14 @@ impl Orbit {
         (started.keys, started.policies, started.upstreams) = (Vec::new(), Vec::new(), Vec::new());
         let metrics = Arc::new(Metrics::new(VERSION).map_err(|e| Refused::System(e.to_string()))?);
         let meter: Arc<dyn Meter> = metrics.clone();
-        let ingredients = Ingredients { predecessor: None, meter: &meter, clock: &parts.clock, seed: parts.seed };
+        let credentials = signing::acquire(&aws, &loaded.settings, None).await?;
+        let ingredients = Ingredients {
+            predecessor: None,
+            credentials: &credentials,
+            meter: &meter,
+            clock: &parts.clock,
+            seed: parts.seed,
+        };
         let snapshot = Arc::new(Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)?);
         metrics.started(snapshot.generation);
         metrics.keys(snapshot.key_uses());
@@ -193,10 +203,19 @@ impl Orbit {
             connections: TaskTracker::new(),
         });
         let (closing, service) = serve(&gateway, sockets, &addresses);
+        let world = signing::World {
+            aws,
+            clock: parts.clock.clone(),
+            metrics: gateway.telemetry.metrics.clone(),
+            seed: parts.seed,
+        };
+        let mut keepers = JoinSet::new();
+        signing::keep(&gateway.snapshot(), None, &world, &mut keepers);
         let running = Arc::new(Running {
             gateway,
             parts,
-            aws,
+            world,
+            keepers: Mutex::new(keepers),
             started,
             watcher: Mutex::new(watcher),
             reloading: tokio::sync::Mutex::new(fetched),
@@ -255,8 +274,16 @@ impl Orbit {
             gateway.connections.wait().await;
         };
         let finished = tokio::time::timeout(patience, finished).await.is_ok();
-        self.rotation.abort();
+        self.end_tasks();
         finished
+    }
+}
+
+impl Orbit {
+    /// Ends what asks AWS in the background.
+    fn end_tasks(&self) {
+        self.rotation.abort();
+        self.running.keepers.lock().abort_all();
     }
 }
 
@@ -275,14 +302,7 @@ impl Running {
             }
             Ok(loaded) => {
                 warn_all(&loaded);
-                let meter: Arc<dyn Meter> = metrics.clone();
-                let ingredients = Ingredients {
-                    predecessor: Some(&old),
-                    meter: &meter,
-                    clock: &self.parts.clock,
-                    seed: self.parts.seed,
-                };
-                Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)
+                self.build(loaded, &old).await
             }
             Err(refused) => Err(refused),
         };
@@ -299,6 +319,7 @@ impl Running {
         std::mem::replace(&mut *self.watcher.lock(), watcher).abort();
         let kept = new.upstreams.labels();
         self.gateway.snapshot.store(new.clone());
+        signing::keep(&new, Some(&old), &self.world, &mut self.keepers.lock());
         let gone = old.upstreams.labels().into_iter().filter(|label| !kept.contains(label));
         gone.for_each(|label| metrics.retire_backend(&label));
         metrics.keys(new.key_uses());
@@ -307,10 +328,25 @@ impl Running {
     }
 }
 
+impl Running {
+    async fn build(&self, loaded: Loaded, old: &Snapshot) -> Result<Snapshot, Refused> {
+        let credentials = signing::acquire(&self.world.aws, &loaded.settings, Some(old)).await?;
+        let meter: Arc<dyn Meter> = self.gateway.telemetry.metrics.clone();
+        let ingredients = Ingredients {
+            predecessor: Some(old),
+            credentials: &credentials,
+            meter: &meter,
+            clock: &self.parts.clock,
+            seed: self.parts.seed,
+        };
+        Snapshot::build(loaded, &ingredients).map_err(Refused::Parts)
+    }
+}
+
 impl Drop for Orbit {
     fn drop(&mut self) {
         self.closing.send_replace(true);
-        self.rotation.abort();
+        self.end_tasks();
         self.running.watcher.lock().abort();
     }
 }

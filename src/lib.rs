@@ -45,5 +45,6 @@ pub mod proxy;
 pub mod reply;
 pub mod request;
 mod rotation;
+mod signing;
 pub mod snapshot;
 pub mod telemetry;

@@ -15,23 +15,27 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Whether an instance is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness<'a> {
-    /// `out`: upstreams without a usable backend, beside others that have one.
+    /// `out`: upstreams that cannot be used, each with why, beside others that can.
     Ready {
-        out: Vec<&'a str>,
+        out: Vec<(&'a str, &'static str)>,
     },
     Draining,
-    /// No upstream has a usable backend.
-    NoHealthyBackend {
-        out: Vec<&'a str>,
+    /// No upstream can be used.
+    NoUpstream {
+        out: Vec<(&'a str, &'static str)>,
     },
 }
 
+/// Why an upstream cannot be used.
+pub const NO_HEALTHY_BACKEND: &str = "no healthy backend";
+pub const CREDENTIALS_EXPIRED: &str = "signing credentials expired";
+
 impl<'a> Readiness<'a> {
-    /// Of a gateway that is not draining, by the names of its upstreams and whether each has a usable backend.
-    pub fn of(upstreams: impl Iterator<Item = (&'a str, bool)>) -> Self {
-        let (usable, out): (Vec<_>, Vec<_>) = upstreams.partition(|(_, usable)| *usable);
-        let out = out.into_iter().map(|(name, _)| name).collect();
-        if usable.is_empty() { Readiness::NoHealthyBackend { out } } else { Readiness::Ready { out } }
+    /// Of a gateway that is not draining, by the names of its upstreams and what keeps each from being used.
+    pub fn of(upstreams: impl Iterator<Item = (&'a str, Option<&'static str>)>) -> Self {
+        let (out, usable): (Vec<_>, Vec<_>) = upstreams.partition(|(_, why)| why.is_some());
+        let out = out.into_iter().filter_map(|(name, why)| Some((name, why?))).collect();
+        if usable.is_empty() { Readiness::NoUpstream { out } } else { Readiness::Ready { out } }
     }
 }
 
@@ -42,14 +46,10 @@ pub fn health(service: &str, readiness: &Readiness<'_>, now: Moment) -> Answer {
         ..Answer::json(503, body("unhealthy", service, checks, now))
     };
     match readiness {
-        Readiness::Ready { out: names } => Answer::json(200, body("healthy", service, &all_out(names), now)),
+        Readiness::Ready { out } => Answer::json(200, body("healthy", service, out, now)),
         Readiness::Draining => unready(&[("drain", "draining")]),
-        Readiness::NoHealthyBackend { out: names } => unready(&all_out(names)),
+        Readiness::NoUpstream { out } => unready(out),
     }
-}
-
-fn all_out<'a>(names: &[&'a str]) -> Vec<(&'a str, &'static str)> {
-    names.iter().map(|name| (*name, "no healthy backend")).collect()
 }
 
 /// The liveness answer: 200 for as long as the process serves.

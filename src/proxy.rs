@@ -27,7 +27,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::axon::envelope::{self, Added};
-use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, forward, is_nominated};
+use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, Upstream, forward, is_nominated};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::{Gateway, Phase};
@@ -160,8 +160,13 @@ impl Reply<'_> {
         match self.gateway.phase() {
             Phase::Draining | Phase::Closing => Readiness::Draining,
             Phase::Serving => {
+                let why = |upstream: &Upstream| match upstream {
+                    upstream if !upstream.can_sign(self.arrival.began) => Some(local::CREDENTIALS_EXPIRED),
+                    upstream if !upstream.is_usable() => Some(local::NO_HEALTHY_BACKEND),
+                    _ => None,
+                };
                 let upstreams = self.arrival.snapshot.upstreams.iter();
-                Readiness::of(upstreams.map(|upstream| (upstream.settings.name.as_str(), upstream.is_usable())))
+                Readiness::of(upstreams.map(|upstream| (upstream.settings.name.as_str(), why(upstream))))
             }
         }
     }

@@ -12,14 +12,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::aws::pace::{self, Dice};
+use crate::aws::pace::{self, Dice, TICK, elapsed};
 use crate::aws::{Aws, CALL_TIMEOUT, Renewal, secrets};
 use crate::clock::Moment;
 use crate::gateway::{Refused, Reloaded, Running, SharedEnvironment, load};
 use crate::snapshot::settings::{Fetched, Loaded, ManagedSecret, Settings, Unfetched, Versions};
 
-/// How often the clock is looked at. A machine that slept, or whose clock was set, asks at once.
-const TICK: Duration = Duration::from_millis(500);
 /// A reload waits no longer than that for secrets that it can do without.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,7 +41,7 @@ impl Running {
     pub(crate) async fn reload(&self) -> Result<Reloaded, Refused> {
         let mut held = self.reloading.lock().await;
         let secrets = secrets_of(&self.parts.config, &self.parts.environment).await;
-        let outcomes = fetch(&self.aws, &secrets, RELOAD_PATIENCE).await;
+        let outcomes = fetch(&self.world.aws, &secrets, RELOAD_PATIENCE).await;
         let asked: Vec<_> = secrets.into_iter().zip(outcomes).collect();
         let known = asked.iter().fold(Fetched::default(), |known, (secret, _)| match held.versions(secret) {
             Some(versions) => known.with(secret.clone(), Ok(versions.clone())),
@@ -127,7 +125,7 @@ pub(crate) async fn watch(running: Arc<Running>, began: Moment) {
             }
         }
         let due: Vec<ManagedSecret> =
-            plan.iter().filter(|due| now.since(due.at) >= due.wait).map(|due| due.secret.clone()).collect();
+            plan.iter().filter(|due| elapsed(due.at, now) >= due.wait).map(|due| due.secret.clone()).collect();
         looked = now;
         if due.is_empty() {
             continue;
@@ -147,7 +145,7 @@ pub(crate) async fn watch(running: Arc<Running>, began: Moment) {
 /// Asks for these secrets and puts what is new in force; those that could not be fetched come back.
 async fn ask(running: &Running, secrets: &[ManagedSecret]) -> Vec<ManagedSecret> {
     let replaced = running.replaced.load(Ordering::Relaxed);
-    let outcomes = fetch(&running.aws, secrets, CALL_TIMEOUT * 2).await;
+    let outcomes = fetch(&running.world.aws, secrets, CALL_TIMEOUT * 2).await;
     let mut held = running.reloading.lock().await;
     if running.replaced.load(Ordering::Relaxed) != replaced {
         return Vec::new();
@@ -178,7 +176,7 @@ async fn ask(running: &Running, secrets: &[ManagedSecret]) -> Vec<ManagedSecret>
     // The files are read again, and may name another secret by now.
     let mut others = secrets_of(&running.parts.config, &running.parts.environment).await;
     others.retain(|secret| known.get(secret).is_none());
-    let outcomes = fetch(&running.aws, &others, RELOAD_PATIENCE).await;
+    let outcomes = fetch(&running.world.aws, &others, RELOAD_PATIENCE).await;
     new.extend(others.into_iter().zip(outcomes));
     match running.renew(&mut held, known, new).await {
         Ok(Reloaded::Accepted { generation, .. } | Reloaded::Unchanged { generation }) => {

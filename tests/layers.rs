@@ -18,13 +18,13 @@ const LAYERS: [&[&str]; 13] = [
     &["reply"],
     &["local"],
     // One connection: the edge reads heads for the proxy, both live in a gateway, which a rotation changes.
-    &["edge", "proxy", "gateway", "rotation"],
+    &["edge", "proxy", "gateway", "rotation", "signing"],
     &["lifecycle", "cli", "lib", "main"],
 ];
 /// The only modules that name Pingora; `limit` uses its counting structure, which is no proxy.
 const PINGORA: [&str; 5] = ["reply", "proxy", "edge", "gateway", "limit"];
 /// Modules that stand in one row because they are one idea.
-const TOGETHER: [[&str; 2]; 11] = [
+const TOGETHER: [[&str; 2]; 12] = [
     ["snapshot::settings", "snapshot::keys"],
     ["snapshot::settings", "snapshot::policies"],
     ["snapshot::settings", "governance::model"],
@@ -33,6 +33,7 @@ const TOGETHER: [[&str; 2]; 11] = [
     ["edge", "gateway"],
     ["proxy", "gateway"],
     ["gateway", "rotation"],
+    ["gateway", "signing"],
     ["cli", "lifecycle"],
     ["lib", "cli"],
     ["main", "cli"],

@@ -23,6 +23,7 @@ mod presigned;
 mod reload;
 mod replay;
 mod rotation;
+mod signing;
 mod sigv4_attacks;
 mod sigv4_hints;
 mod sigv4_suite;

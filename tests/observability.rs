@@ -670,7 +670,7 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "stage" => ["current", "previous", "*"].into(),
         "state" => State::ALL.iter().map(|s| s.label()).collect(),
         "cause" => Cause::ALL.iter().map(|c| c.label()).collect(),
-        "access_key_id" | "principal" | "backend" | "source" | "version" | "status" | "le" => return None,
+        "upstream" | "access_key_id" | "principal" | "backend" | "source" | "version" | "status" | "le" => return None,
         other => panic!("label {other} has no closed set"),
     })
 }
@@ -972,6 +972,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
             "backend" => "`host:port` of an endpoint as configured".to_owned(),
             "access_key_id" => "a configured key; `*` is the latest of all after the first 1,000".to_owned(),
             "principal" => "the key's, or `*`".to_owned(),
+            "upstream" => "its name, as configured".to_owned(),
             "source" => "the ARN of a key list in Secrets Manager, as configured".to_owned(),
             "version" => "of the running program".to_owned(),
             label => {
@@ -996,6 +997,7 @@ fn the_page_of_metrics_is_what_the_code_says() {
              | Is somebody's secret or clock wrong? | `sum by (issue) (rate(orbit_auth_failures_total[5m]))` |\n\
              | Is a key still used? (each instance tells its own) | `max by (access_key_id, stage) (max_over_time(orbit_key_last_used_timestamp_seconds[7d])) > time() - 7 * 86400` |\n\
              | Do the keys in Secrets Manager reach Orbit? | `time() - orbit_key_source_last_success_timestamp_seconds > 900` |\n\
+             | Are the credentials that requests to Axon are signed with about to expire? | `orbit_signing_credentials_expiry_timestamp_seconds - time() < 120` |\n\
              | Was a reload refused? | `increase(orbit_config_reloads_total{result=\"refused\"}[1h]) > 0` |\n\
              | Is a bound too small? | `rate(orbit_overload_total[5m]) > 0 or rate(orbit_rate_limited_total{limit=\"global\"}[5m]) > 0` |\n";
     same_as("docs/metrics.md", &page);
@@ -1019,7 +1021,7 @@ fn signature_issue(issue: Issue) -> &'static str {
 }
 
 /// `details.issue` of a 503: when, and whether Axon may have begun.
-const UNAVAILABLE: [(&str, &str, &str); 8] = [
+const UNAVAILABLE: [(&str, &str, &str); 9] = [
     (
         "overload",
         "`listen.in_flight` or `listen.connections` is reached, or the table of `auth.replay: enforce` is full",
@@ -1027,6 +1029,7 @@ const UNAVAILABLE: [(&str, &str, &str); 8] = [
     ),
     ("draining", "this instance is going down", "no"),
     ("no_healthy_backend", "no endpoint of Axon can be reached", "no"),
+    ("credentials_expired", "what requests to Axon are signed with has expired and could not be replaced", "no"),
     ("no_route", "among several upstreams none takes the intent", "no"),
     ("connect_failed", "connecting to Axon failed or took longer than `timeouts.connect`", "no"),
     ("upstream_failed", "the connection to Axon broke, or what came was no answer", "perhaps"),

@@ -288,7 +288,7 @@ async fn without_credentials_of_its_own_orbit_says_where_it_looked() {
     let axon = Axon::start();
     let setup = Setup::new(&[axon.url()])
         .block("auth", format!("{{ keys: {{ secrets_manager: {{ arn: {NOWHERE:?}, endpoint: {:?} }} }} }}", axon.url()))
-        .variable("AWS_EC2_METADATA_DISABLED", "true");
+        .variable("AWS_REGION", "us-east-1");
     let refused = setup.try_start().await.err().expect("refused").to_string();
     assert!(refused.contains("give Orbit AWS credentials: in the environment, a profile"), "{refused}");
     assert_eq!(axon.requests().len(), 0);

@@ -11,6 +11,7 @@
 
 pub mod canonical;
 pub mod claim;
+pub mod credentials;
 pub mod doctor;
 pub mod keyring;
 pub mod last_use;
@@ -24,6 +25,7 @@ use std::borrow::Cow;
 
 use crate::error::{Code, Details, Rejection};
 
+pub use credentials::{Credentials, CurrentCredentials};
 pub use keyring::{Key, KeyEntry, KeyProblem, Keyring};
 pub use last_use::LastUse;
 pub use sign::{SignError, Signer};

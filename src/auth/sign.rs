@@ -5,32 +5,47 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, SignableBody, SignableRequest, SigningParams, SigningSettings, sign,
 };
 use aws_sigv4::sign::v4;
-use aws_smithy_runtime_api::client::identity::Identity;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
+use super::credentials::{Credentials, CurrentCredentials, Expired};
 use crate::clock::Moment;
 
-/// One identity and the scope it signs for.
+/// The credentials of the moment and the scope that they sign for.
+#[derive(Debug)]
 pub struct Signer {
-    access_key_id: String,
-    identity: Identity,
+    credentials: Arc<CurrentCredentials>,
     region: String,
     service: String,
 }
 
-/// Why a request could not be signed: authority, target or a header is not valid HTTP.
+/// Why a request could not be signed.
 #[derive(Debug)]
-pub struct SignError(Box<dyn Error + Send + Sync>);
+pub enum SignError {
+    /// Nothing but expired credentials is there.
+    Expired(Expired),
+    /// Authority, target or a header is not valid HTTP.
+    Invalid(Box<dyn Error + Send + Sync>),
+}
 
 impl Signer {
+    /// Signs for `region` and `service` with whatever credentials are current.
+    pub fn with(credentials: Arc<CurrentCredentials>, region: &str, service: &str) -> Self {
+        Self { credentials, region: region.into(), service: service.into() }
+    }
+
+    /// The credentials that it signs with.
+    pub fn credentials(&self) -> &Arc<CurrentCredentials> {
+        &self.credentials
+    }
+
     /// Signs as this key for `region` and `service`; a token makes the key a temporary one.
     pub fn new(
         access_key_id: &str,
@@ -39,15 +54,8 @@ impl Signer {
         region: &str,
         service: &str,
     ) -> Self {
-        let secret = secret_access_key.expose_secret();
-        let token = session_token.map(|token| token.expose_secret().to_owned());
-        let credentials = Credentials::new(access_key_id, secret, token, None, "orbit");
-        Self {
-            access_key_id: access_key_id.into(),
-            identity: credentials.into(),
-            region: region.into(),
-            service: service.into(),
-        }
+        let credentials = Credentials::new(access_key_id, secret_access_key, session_token, None);
+        Self::with(CurrentCredentials::new(credentials), region, service)
     }
 
     /// The headers to add: `x-amz-date`, `authorization`, `x-amz-content-sha256`, and
@@ -55,7 +63,7 @@ impl Signer {
     /// and so must be sent. `headers` are the others to sign, `host` not among them.
     ///
     /// # Errors
-    /// [`SignError`] if authority, target or a header is not valid HTTP.
+    /// [`SignError`].
     pub fn sign(
         &self,
         method: &str,
@@ -65,10 +73,11 @@ impl Signer {
         body: &[u8],
         now: Moment,
     ) -> Result<Vec<(&'static str, String)>, SignError> {
+        let credentials = self.credentials.at(now).map_err(SignError::Expired)?;
         let mut settings = SigningSettings::default();
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         let params: SigningParams<'_> = v4::SigningParams::builder()
-            .identity(&self.identity)
+            .identity(credentials.identity())
             .region(&self.region)
             .name(&self.service)
             .time(SystemTime::UNIX_EPOCH + Duration::from_secs(now.unix_seconds()))
@@ -91,7 +100,7 @@ impl Signer {
     /// A value that is no text is sent unsigned.
     ///
     /// # Errors
-    /// One line for the log.
+    /// [`SignError`].
     pub fn sign_headers(
         &self,
         method: &str,
@@ -100,13 +109,13 @@ impl Signer {
         headers: &mut HeaderMap,
         body: &[u8],
         now: Moment,
-    ) -> Result<(), String> {
+    ) -> Result<(), SignError> {
         let signable = headers.iter().filter(|(name, _)| **name != http::header::HOST);
         let signable: Vec<(&str, &str)> =
             signable.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
-        let signed = self.sign(method, authority, target, &signable, body, now).map_err(|e| e.to_string())?;
+        let signed = self.sign(method, authority, target, &signable, body, now)?;
         for (name, value) in signed {
-            let mut value = HeaderValue::from_str(&value).map_err(|e| e.to_string())?;
+            let mut value = HeaderValue::from_str(&value).map_err(SignError::new)?;
             value.set_sensitive(true);
             headers.insert(HeaderName::from_static(name), value);
         }
@@ -116,29 +125,25 @@ impl Signer {
 
 impl SignError {
     fn new(source: impl Error + Send + Sync + 'static) -> Self {
-        Self(Box::new(source))
-    }
-}
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scope = (&self.region, &self.service);
-        f.debug_struct("Signer")
-            .field("access_key_id", &self.access_key_id)
-            .field("scope", &scope)
-            .finish_non_exhaustive()
+        Self::Invalid(Box::new(source))
     }
 }
 
 impl fmt::Display for SignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request to the upstream cannot be signed")
+        match self {
+            SignError::Expired(_) => f.write_str("the signing credentials have expired"),
+            SignError::Invalid(_) => f.write_str("the request to the upstream cannot be signed"),
+        }
     }
 }
 
 impl Error for SignError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.0)
+        match self {
+            SignError::Expired(_) => None,
+            SignError::Invalid(source) => Some(&**source),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! Invariant: every call has a bound in time, and every answer one in size.
 //! Invariant: no error text holds what was fetched: the SDK's `Debug` output, which shows bodies, is never used.
 
+pub mod credentials;
 pub mod pace;
 pub mod secrets;
 

@@ -3,6 +3,11 @@
 
 use std::time::Duration;
 
+use crate::clock::Moment;
+
+/// How often whoever waits for a time looks at the clock.
+pub const TICK: Duration = Duration::from_millis(500);
+
 /// First wait after a failure; each further one doubles it.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait after a failure.
@@ -26,6 +31,11 @@ impl Dice {
         mixed ^= mixed >> 31;
         (mixed >> 11) as f64 / (1_u64 << 53) as f64
     }
+}
+
+/// How long ago that was, by the clock that says more: a machine that slept, or whose clock was set, asks at once.
+pub fn elapsed(since: Moment, now: Moment) -> Duration {
+    now.since(since).max(Duration::from_nanos(now.unix_nanos.saturating_sub(since.unix_nanos)))
 }
 
 /// The wait after a success: `every`, or up to a tenth less.

@@ -66,6 +66,10 @@ pub async fn forward(
     calls: &mut Vec<Call>,
 ) -> Result<Exchange, Option<Rejection>> {
     let began = clock.now();
+    if !upstream.can_sign(began) {
+        // Asking unsigned would be asking as nobody.
+        return Err(Some(Rejection::unavailable("credentials_expired", "the signing credentials have expired")));
+    }
     let mut current = None;
     let found = tokio::select! {
         biased;
@@ -303,7 +307,8 @@ fn request(
     headers.insert(FORWARDED_FOR, value(outgoing.client.to_string().as_bytes())?);
     if let Some(signer) = &upstream.signer {
         let host = backend.authority().to_str().map_err(|e| e.to_string())?;
-        signer.sign_headers(method.as_str(), host, &asked.path, &mut headers, &body, now)?;
+        let signed = signer.sign_headers(method.as_str(), host, &asked.path, &mut headers, &body, now);
+        signed.map_err(|e| e.to_string())?;
     }
     let mut request = Request::new(body);
     *request.method_mut() = method;

@@ -27,5 +27,5 @@ pub use condition::{Cause, State};
 pub use exchange::{Broken, Collected, Exchange};
 pub use forward::{Outgoing, forward, is_nominated};
 pub use resolve::{Resolver, SystemResolver, unresolved};
-pub use upstream::{Upstream, Upstreams};
+pub use upstream::{CredentialsByUpstream, Upstream, Upstreams};
 pub use watch::{World, watch};

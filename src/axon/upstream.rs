@@ -9,15 +9,17 @@ use arrayvec::ArrayVec;
 use http::Uri;
 use parking_lot::Mutex;
 
-use crate::auth::Signer;
+use crate::auth::{Credentials, CurrentCredentials, Signer};
 use crate::axon::choose::{BACKENDS_MAX, Backends, Member, Terms};
 use crate::axon::condition::{Cause, Failing, State};
 use crate::axon::dial::{Dialer, Dialers};
 use crate::axon::pool::Bounds;
 use crate::axon::probe::Seen;
 use crate::axon::{Backend, Meter, Resolution};
-use crate::clock::Clock;
-use crate::snapshot::settings::{self, Eject, Endpoint, Health, Host, RouteIntent, Settings};
+use crate::clock::{Clock, Moment};
+use crate::snapshot::settings::{
+    self, Eject, Endpoint, Health, Host, RouteIntent, Settings, Sign, SignCredentials, SignSource,
+};
 
 /// Every upstream of one configuration, and the way of an intent to its own.
 pub struct Upstreams {
@@ -58,6 +60,7 @@ impl Upstreams {
     pub fn build(
         settings: &Settings,
         predecessor: Option<&Upstreams>,
+        credentials: &CredentialsByUpstream,
         clock: &Arc<dyn Clock>,
         meter: &Arc<dyn Meter>,
     ) -> Result<Self, String> {
@@ -71,7 +74,8 @@ impl Upstreams {
             };
             let known = predecessor.into_iter().flat_map(Upstreams::iter).map(|upstream| upstream.backends());
             let known: Vec<Arc<Backends>> = known.collect();
-            Upstream::build(upstream, label, &known, clock, meter).map(Arc::new)
+            let signer = upstream.sign.as_ref().map(|sign| signer(&upstream.name, sign, credentials)).transpose()?;
+            Upstream::build(upstream, signer, label, &known, clock, meter).map(Arc::new)
         };
         let all = settings.upstreams.iter().map(build).collect::<Result<Vec<_>, String>>()?;
         let position = |name: &str| all.iter().position(|upstream| upstream.settings.name == name);
@@ -110,21 +114,12 @@ impl Upstreams {
 impl Upstream {
     fn build(
         settings: &settings::Upstream,
+        signer: Option<Signer>,
         label: impl Fn(&Endpoint) -> String,
         known: &[Arc<Backends>],
         clock: &Arc<dyn Clock>,
         meter: &Arc<dyn Meter>,
     ) -> Result<Self, String> {
-        let signer = settings.sign.as_ref().map(|sign| {
-            let credentials = &sign.credentials;
-            Signer::new(
-                &credentials.access_key_id,
-                &credentials.secret_access_key,
-                credentials.session_token.as_ref(),
-                &sign.region,
-                &sign.service,
-            )
-        });
         let target = settings.request.path.parse().map_err(|e| format!("`upstreams.request.path`: {e}"))?;
         let dialers = Dialers::new(settings, clock)?;
         let place = |endpoint: &Endpoint| {
@@ -240,6 +235,11 @@ impl Upstream {
         }
     }
 
+    /// Whether requests can be signed as they must be.
+    pub fn can_sign(&self, now: Moment) -> bool {
+        self.signer.as_ref().is_none_or(|signer| signer.credentials().at(now).is_ok())
+    }
+
     /// What the pools of its backends may hold.
     pub fn bounds(&self) -> Bounds {
         let timeouts = self.settings.timeouts;
@@ -330,6 +330,23 @@ impl Upstream {
         }
         result
     }
+}
+
+/// Credentials that were resolved, and are kept current, for those upstreams that take AWS's standard chain.
+pub type CredentialsByUpstream = HashMap<String, Arc<CurrentCredentials>>;
+
+fn signer(upstream: &str, sign: &Sign, resolved: &CredentialsByUpstream) -> Result<Signer, String> {
+    let credentials = match &sign.source {
+        SignSource::File(_, SignCredentials { access_key_id, secret_access_key, session_token }) => {
+            let fixed = Credentials::new(access_key_id, secret_access_key, session_token.as_ref(), None);
+            CurrentCredentials::new(fixed)
+        }
+        SignSource::Default => {
+            let resolved = resolved.get(upstream).cloned();
+            resolved.ok_or_else(|| format!("{}: no credentials were resolved for `{upstream}`", sign.origin))?
+        }
+    };
+    Ok(Signer::with(credentials, &sign.region, &sign.service))
 }
 
 impl Place {

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use http::Uri;
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::{complain, failed, print, sample};
-use crate::auth::Signer;
+use crate::auth::{Credentials, CurrentCredentials, Signer};
+use crate::aws::{Aws, credentials};
 use crate::clock::SystemClock;
 use crate::config::{Colour, Environment};
 use crate::snapshot::keys;
@@ -30,7 +30,7 @@ pub struct Args {
     /// A member of the context, `key=value`; the value is JSON if it parses as JSON, else a string
     #[arg(long = "context", value_name = "KEY=VALUE", value_parser = member)]
     context: Vec<(String, Value)>,
-    /// A keys file to sign from; without it AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
+    /// A keys file to sign from; without it AWS's standard chain: environment, profile, web identity, container, instance
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
     /// Which key of the file; the first one otherwise
@@ -58,7 +58,11 @@ fn member(text: &str) -> Result<(String, Value), String> {
 
 /// Prints the answer's body; exit code 0 for a 2xx, 1 otherwise. The status goes to standard error.
 pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
-    let signer = match signer(args, environment) {
+    let runtime = match super::runtime(Some(1)) {
+        Ok(runtime) => runtime,
+        Err(e) => return failed(e),
+    };
+    let signer = match runtime.block_on(signer(args, environment)) {
         Ok(signer) => signer,
         Err(why) => return failed(why),
     };
@@ -71,10 +75,6 @@ pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
         Ok(Some(address)) => address,
         Ok(None) => return failed(format!("`{host}` has no address")),
         Err(e) => return failed(format!("cannot resolve `{host}`: {e}")),
-    };
-    let runtime = match super::runtime(Some(1)) {
-        Ok(runtime) => runtime,
-        Err(e) => return failed(e),
     };
     let context: Map<String, Value> = args.context.iter().cloned().collect();
     let body = sample::body(&args.intent, context);
@@ -93,22 +93,20 @@ pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
     if answered.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn signer(args: &Args, environment: &dyn Environment) -> Result<Signer, String> {
-    let (id, secret, token) = match &args.keys {
+async fn signer(args: &Args, environment: &dyn Environment) -> Result<Signer, String> {
+    let credentials = match &args.keys {
         Some(path) => {
             let list = keys::load(path, environment).map_err(|problems| problems.render(Colour::Plain))?;
             let wanted = |id: &str| args.access_key_id.as_deref().is_none_or(|wanted| wanted == id);
             let key = list.into_iter().find(|key| wanted(&key.access_key_id));
             let key = key.ok_or_else(|| format!("no such key in {}", path.display()))?;
-            (key.access_key_id, key.secret_access_key, key.session_token)
+            Credentials::new(&key.access_key_id, &key.secret_access_key, key.session_token.as_ref(), None)
         }
         None => {
-            let var = |name: &str| environment.var(name).ok().filter(|value| !value.is_empty());
-            let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) else {
-                return Err("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a file with --keys".to_owned());
-            };
-            (id, SecretString::from(secret), var("AWS_SESSION_TOKEN").map(SecretString::from))
+            let aws = Aws::new(environment, SystemClock::shared());
+            let resolved = credentials::resolve(&aws, &args.region).await;
+            resolved.map_err(|why| format!("{why}; set one of these up, or name a file with --keys"))?
         }
     };
-    Ok(Signer::new(&id, &secret, token.as_ref(), &args.region, &args.service))
+    Ok(Signer::with(CurrentCredentials::new(credentials), &args.region, &args.service))
 }

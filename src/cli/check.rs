@@ -14,6 +14,7 @@ use crate::config::{Colour, Problem};
 use crate::gateway::{Refused, SharedEnvironment};
 use crate::local::VERSION;
 use crate::rotation;
+use crate::signing;
 use crate::snapshot::{Ingredients, Snapshot};
 use crate::telemetry::Metrics;
 
@@ -72,14 +73,19 @@ pub fn run(args: &Args, environment: &SharedEnvironment) -> ExitCode {
 
 fn examine(args: &Args, environment: &SharedEnvironment) -> Report {
     let aws = Aws::new(&**environment, SystemClock::shared());
+    let read = async {
+        let (loaded, _) = rotation::read(&args.config, environment, &aws).await?;
+        let credentials = signing::acquire(&aws, &loaded.settings, None).await;
+        Ok((loaded, credentials))
+    };
     let read = match runtime(Some(1)) {
-        Ok(runtime) => runtime.block_on(rotation::read(&args.config, environment, &aws)),
+        Ok(runtime) => runtime.block_on(read),
         Err(e) => Err(Refused::System(format!("cannot start the runtime: {e}"))),
     };
     let refused =
         |problems, complaints| Report { problems, warnings: Vec::new(), complaints, notes: Vec::new(), shown: None };
-    let loaded = match read {
-        Ok((loaded, _)) => loaded,
+    let (loaded, credentials) = match read {
+        Ok(read) => read,
         Err(Refused::Configuration(problems)) => return refused(problems.iter().cloned().collect(), Vec::new()),
         Err(other) => return refused(Vec::new(), vec![other.to_string()]),
     };
@@ -99,8 +105,14 @@ fn examine(args: &Args, environment: &SharedEnvironment) -> Report {
         Ok(metrics) => {
             let meter: Arc<dyn Meter> = Arc::new(metrics);
             let clock = &SystemClock::shared();
-            let ingredients = Ingredients { predecessor: None, meter: &meter, clock, seed: 0 };
-            Snapshot::build(loaded, &ingredients).err().unwrap_or_default()
+            match credentials {
+                Ok(credentials) => {
+                    let credentials = &credentials;
+                    let ingredients = Ingredients { predecessor: None, credentials, meter: &meter, clock, seed: 0 };
+                    Snapshot::build(loaded, &ingredients).err().unwrap_or_default()
+                }
+                Err(refused) => refused.to_string().lines().map(str::to_owned).collect(),
+            }
         }
         Err(e) => vec![e.to_string()],
     };

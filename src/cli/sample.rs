@@ -46,7 +46,8 @@ pub async fn dispatch(
     if let Some(id) = correlation {
         headers.insert("x-correlation-id", HeaderValue::from_str(id).map_err(|e| text(&e))?);
     }
-    signer.sign_headers("POST", authority, "/dispatch", &mut headers, &body, now)?;
+    let signed = signer.sign_headers("POST", authority, "/dispatch", &mut headers, &body, now);
+    signed.map_err(|e| e.to_string())?;
     headers.insert(HOST, HeaderValue::from_str(authority).map_err(|e| text(&e))?);
 
     let mut request = Request::new(Full::new(Bytes::from(body)));

@@ -20,7 +20,7 @@ use crate::config::{
 /// Largest key file.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-pub(super) const ACCESS_KEY_ID: Rule = Rule { form: "1 to 128 of `A-Z a-z 0-9 _`", accepts: is_access_key_id };
+const ACCESS_KEY_ID: Rule = Rule { form: "1 to 128 of `A-Z a-z 0-9 _`", accepts: is_access_key_id };
 const PRINCIPAL: Rule = Rule { form: "1 to 128 characters of printable ASCII", accepts: is_principal };
 
 /// The keys of one file on its own, for who signs with them.
@@ -97,7 +97,7 @@ pub(super) fn key(b: &mut Block<'_>, origin: Origin) -> Option<(KeySetting, Writ
 }
 
 /// What AWS gives out as temporary credentials: visible ASCII, as it travels in a header.
-pub(super) fn is_session_token(text: &str) -> bool {
+fn is_session_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 8192 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::auth::replay::{Guard, Mode, Replays};
 use crate::auth::{Key, KeyEntry, KeyProblem, Keyring, Rules};
-use crate::axon::{Meter, Upstreams};
+use crate::axon::{CredentialsByUpstream, Meter, Upstreams};
 use crate::clock::{Clock, Moment};
 use crate::gate::{Book, Gates};
 use crate::governance::{Policies, PolicyIndex};
@@ -49,6 +49,8 @@ pub struct KeyUse {
 /// What a snapshot needs besides the settings.
 pub struct Ingredients<'a> {
     pub predecessor: Option<&'a Snapshot>,
+    /// Of the upstreams that sign with AWS's standard chain.
+    pub credentials: &'a CredentialsByUpstream,
     /// What counts backends.
     pub meter: &'a Arc<dyn Meter>,
     /// What certificates are verified by.
@@ -89,7 +91,8 @@ impl Snapshot {
         // Last, as it announces new backends to the metrics, which a refused configuration must not.
         let known = predecessor.map(|p| &p.upstreams);
         let upstreams =
-            Upstreams::build(&settings, known, ingredients.clock, ingredients.meter).map_err(|line| vec![line])?;
+            Upstreams::build(&settings, known, ingredients.credentials, ingredients.clock, ingredients.meter)
+                .map_err(|line| vec![line])?;
 
         let replay = replay(&settings, &mut book);
         let policy_windows = policy_windows(&policies, &mut book);

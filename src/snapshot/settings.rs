@@ -413,15 +413,16 @@ pub struct Sign {
     pub service: String,
     pub region: String,
     pub source: SignSource,
-    pub credentials: SignCredentials,
+    /// Where the block stands, for what can only be said later.
+    pub origin: Origin,
 }
 
-/// Where the signing credentials came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the signing credentials come from.
+#[derive(Debug, Clone)]
 pub enum SignSource {
-    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and perhaps `AWS_SESSION_TOKEN`.
+    /// The standard chain of AWS, which is asked before the first request and in the background.
     Default,
-    File(PathBuf),
+    File(PathBuf, SignCredentials),
 }
 
 #[derive(Debug, Clone)]

@@ -65,6 +65,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     key_uses: Arc<ArcSwap<Vec<KeyUse>>>,
     key_source_refreshes: IntCounterVec,
+    credential_refreshes: IntCounterVec,
+    credential_expiry: IntGaugeVec,
     key_source_success: IntGaugeVec,
     generation: IntGauge,
     log_dropped: Gauge,
@@ -76,7 +78,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 28] = [
+pub const CATALOGUE: [(&str, &str, &str, &[&str]); 30] = [
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -131,6 +133,18 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 28] = [
         "gauge",
         "When a key list in Secrets Manager was last fetched and found valid, in Unix seconds.",
         &["source"],
+    ),
+    (
+        "orbit_signing_credentials_refreshes_total",
+        "counter",
+        "Times that the credentials which an upstream's requests are signed with were asked for.",
+        &["upstream", "result"],
+    ),
+    (
+        "orbit_signing_credentials_expiry_timestamp_seconds",
+        "gauge",
+        "When they expire, in Unix seconds; absent for credentials that last.",
+        &["upstream"],
     ),
     ("orbit_log_writes_dropped", "gauge", "Log writes dropped because the log could not keep up.", &[]),
     ("orbit_build_info", "gauge", "Always 1; its label tells the version.", &["version"]),
@@ -206,6 +220,8 @@ impl Metrics {
             reloads,
             key_uses,
             key_source_refreshes,
+            credential_refreshes: counters(&registry, "orbit_signing_credentials_refreshes_total")?,
+            credential_expiry: gauges(&registry, "orbit_signing_credentials_expiry_timestamp_seconds")?,
             key_source_success: gauges(&registry, "orbit_key_source_last_success_timestamp_seconds")?,
             generation: plain("orbit_config_generation")?,
             log_dropped,
@@ -302,6 +318,26 @@ impl Metrics {
             let seconds = i64::try_from(at.unix_seconds()).unwrap_or(i64::MAX);
             self.key_source_success.with_label_values(&[source]).set(seconds);
         }
+    }
+
+    /// Counts one try to get credentials to sign with; `expires` is that of those in use.
+    pub fn credentials(&self, upstream: &str, renewal: Renewal, expires: Option<u64>) {
+        self.credential_refreshes.with_label_values(&[upstream, renewal.label()]).inc();
+        match expires {
+            Some(at) => {
+                let at = i64::try_from(at).unwrap_or(i64::MAX);
+                self.credential_expiry.with_label_values(&[upstream]).set(at);
+            }
+            None => drop(self.credential_expiry.remove_label_values(&[upstream])),
+        }
+    }
+
+    /// Forgets the series of an upstream that no longer takes its credentials from AWS.
+    pub fn retire_credentials(&self, upstream: &str) {
+        for result in Renewal::ALL {
+            let _ = self.credential_refreshes.remove_label_values(&[upstream, result.label()]);
+        }
+        let _ = self.credential_expiry.remove_label_values(&[upstream]);
     }
 
     /// Forgets the series of a key list that is no longer configured.

@@ -42,8 +42,9 @@ impl Setup {
     /// In front of these Axons, e.g. `axon.url()`; limits far above what a test sends.
     pub fn new(urls: &[String]) -> Self {
         let endpoints = urls.iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
-        let mut setup =
-            Self { blocks: BTreeMap::new(), files: Vec::new(), environment: BTreeMap::new(), dns: Dns::new() };
+        // Nobody asks the machine that the tests run on who it is.
+        let environment = BTreeMap::from([("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())]);
+        let mut setup = Self { blocks: BTreeMap::new(), files: Vec::new(), environment, dns: Dns::new() };
         setup.blocks.insert("listen", "{ address: 127.0.0.1:0 }".to_owned());
         setup.blocks.insert("drain", "{ min: 0s, max: 10s }".to_owned());
         setup.blocks.insert("auth", "{ keys: keys.yaml }".to_owned());

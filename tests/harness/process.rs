@@ -16,7 +16,24 @@ use super::client::{Client, PATIENCE, Response, Signed, within};
 use super::gateway::{BODY, Setup, signing};
 
 /// What would make a child depend on who runs the tests.
-const STRANGE: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+const STRANGE: [&str; 10] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+];
+/// What keeps a child from asking the machine that it runs on who it is.
+const SEALED: [(&str, &str); 3] = [
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+    ("AWS_CONFIG_FILE", "/nonexistent/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials"),
+];
 
 /// `orbit` with these arguments, not yet started and not inheriting credentials.
 pub fn orbit<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
@@ -30,6 +47,7 @@ pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl Into
     STRANGE.iter().for_each(|name| {
         command.env_remove(name);
     });
+    command.envs(SEALED);
     command
 }
 

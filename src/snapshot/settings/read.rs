@@ -13,7 +13,7 @@ use super::managed::{is_arn, is_endpoint};
 use super::{
     Auth, Balance, Drain, Eject, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Health,
     Hints, Host, KeySource, Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability,
-    Outline, PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign, SignCredentials,
+    Origin, Outline, PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign,
     SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
@@ -430,7 +430,9 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
     if sign.peek().is_none() {
         b.warn("requests to Axon are not signed", "write a `sign` block, or `sign: disabled` if that is meant");
     }
-    let sign = sign.switch(Switch::Off, sign_block).flatten();
+    let origin = sign.peek().map(|value| Origin::of(&value));
+    let sign = sign.switch(Switch::Off, sign_block).flatten().zip(origin);
+    let sign = sign.map(|((service, region, source), origin)| Sign { service, region, source, origin });
     let balance = balance(b.key("balance", "how an endpoint is chosen"));
     let slow_start = b
         .key(
@@ -648,58 +650,29 @@ fn request(b: &mut Block<'_>) -> UpstreamRequest {
     UpstreamRequest { method, path }
 }
 
-fn sign_block(b: &mut Block<'_>) -> Option<Sign> {
+fn sign_block(b: &mut Block<'_>) -> Option<(String, String, SignSource)> {
     let service = b.key("service", "service of the credential scope").text("execute-api", NAME);
     let region = b.key("region", "region of the credential scope").text("us-east-1", NAME);
     let credentials = b
-        .key("credentials", "`default` is `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`")
+        .key(
+            "credentials",
+            "`default` is AWS's standard chain: environment, profile, web identity, container, instance",
+        )
         .optional("`default`, or `{ keys: file }`", "default");
-    let (source, credentials) = match credentials {
-        None => (SignSource::Default, from_environment(b.context(), &|message, help| b.fail(message, help))?),
-        Some(value) if value.is_word("default") => {
-            (SignSource::Default, from_environment(b.context(), &|message, help| value.fail(message, help))?)
-        }
+    let source = match credentials {
+        None => SignSource::Default,
+        Some(value) if value.is_word("default") => SignSource::Default,
         Some(value) if value.is_block() => {
             let file = value.block("", |b| b.key("keys", "").required("file", "sign.yaml"))??;
             let path = file.path()?;
-            (SignSource::File(path.clone()), keys::read_signing(&path, file)?)
+            let credentials = keys::read_signing(&path, file)?;
+            SignSource::File(path, credentials)
         }
         Some(value) => {
             return value.fail("expected `default` or `{ keys: file }`", "a file keeps secrets out of this one");
         }
     };
-    Some(Sign { service, region, source, credentials })
-}
-
-/// The signing credentials that AWS tools read from the environment.
-fn from_environment(
-    context: &Context<'_>,
-    fail: &dyn Fn(String, &'static str) -> Option<()>,
-) -> Option<SignCredentials> {
-    let help = "set it, or write `credentials: { keys: file }`";
-    let read = |name: &str| match context.variable(name) {
-        Ok(value) => Some(value),
-        Err(reason) => {
-            fail(format!("environment variable `{name}` {reason}"), help);
-            None
-        }
-    };
-    let (access_key_id, secret_access_key) = (read("AWS_ACCESS_KEY_ID"), read("AWS_SECRET_ACCESS_KEY"));
-    let session_token = context.variable("AWS_SESSION_TOKEN").ok();
-    let access_key_id = access_key_id?;
-    if !(keys::ACCESS_KEY_ID.accepts)(&access_key_id) {
-        fail(format!("environment variable `AWS_ACCESS_KEY_ID` is not {}", keys::ACCESS_KEY_ID.form), help);
-        return None;
-    }
-    if session_token.as_deref().is_some_and(|token| !keys::is_session_token(token)) {
-        fail("environment variable `AWS_SESSION_TOKEN` is not visible ASCII".to_owned(), help);
-        return None;
-    }
-    Some(SignCredentials {
-        access_key_id,
-        secret_access_key: secret_access_key?.into(),
-        session_token: session_token.map(Into::into),
-    })
+    Some((service, region, source))
 }
 
 fn timeouts(b: &mut Block<'_>) -> Timeouts {

@@ -179,10 +179,10 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
     out.line(2, &format!("response: {{ envelope_bytes: {} }}", size_text(*envelope_bytes)));
     match sign {
         None => out.line(2, "sign: disabled"),
-        Some(Sign { service, region, source, credentials: _ }) => {
+        Some(Sign { service, region, source, origin: _ }) => {
             let credentials = match source {
                 SignSource::Default => "default".to_owned(),
-                SignSource::File(path) => format!("{{ keys: {} }}", quoted_path(path)),
+                SignSource::File(path, _) => format!("{{ keys: {} }}", quoted_path(path)),
             };
             let (service, region) = (quoted(service), quoted(region));
             out.line(2, &format!("sign: {{ service: {service}, region: {region}, credentials: {credentials} }}"));

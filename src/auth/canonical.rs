@@ -36,9 +36,8 @@ pub struct Canonical<'a> {
     parts: &'a Parts<'a>,
     /// Position in `signed.names`, position among the fields, value; ascending.
     values: Vec<(u16, u16, &'a [u8])>,
-    /// The query's signed pairs in the specification's order.
-    pairs: Vec<Pair<'a>>,
-    /// The same in the orders of other signers, sorted when first asked for.
+    /// The query's signed pairs in the order of each form, sorted when first asked for: a stranger's are not.
+    by_encoded: OnceCell<Vec<Pair<'a>>>,
     by_decoded: OnceCell<Vec<Pair<'a>>>,
     as_sent: OnceCell<Vec<Pair<'a>>>,
 }
@@ -143,11 +142,8 @@ impl<'a> Canonical<'a> {
             }
             while present.next_if_eq(&position).is_some() {}
         }
-        let query = head.query().unwrap_or_default().as_bytes();
-        // Query authentication has one signature, spelt so; beside a header there is none.
-        let is_signed = |(name, _): &Pair<'_>| parts.presigned.is_none() || *name != SIGNATURE;
-        let pairs = sorted(pieces(query).filter(is_signed).collect(), Query::ByEncoded);
-        Ok(Self { head, parts, values, pairs, by_decoded: OnceCell::new(), as_sent: OnceCell::new() })
+        let [by_encoded, by_decoded, as_sent] = [const { OnceCell::new() }; 3];
+        Ok(Self { head, parts, values, by_encoded, by_decoded, as_sent })
     }
 
     /// Appends everything up to the payload hash, the line end before it included.
@@ -183,12 +179,17 @@ impl<'a> Canonical<'a> {
 
     /// The pairs in the order of a form.
     fn pairs(&self, form: Query) -> &[Pair<'a>] {
-        let sorted = || sorted(self.pairs.clone(), form);
-        match form {
-            Query::ByEncoded => &self.pairs,
-            Query::ByDecoded => self.by_decoded.get_or_init(sorted),
-            Query::AsSent => self.as_sent.get_or_init(sorted),
-        }
+        let place = match form {
+            Query::ByEncoded => &self.by_encoded,
+            Query::ByDecoded => &self.by_decoded,
+            Query::AsSent => &self.as_sent,
+        };
+        place.get_or_init(|| {
+            let query = self.head.query().unwrap_or_default().as_bytes();
+            // Query authentication has one signature, spelt so; beside a header there is none.
+            let is_signed = |(name, _): &Pair<'_>| self.parts.presigned.is_none() || *name != SIGNATURE;
+            sorted(pieces(query).filter(is_signed).collect(), form)
+        })
     }
 
     /// A size that [`Canonical::write`] seldom exceeds, in bytes.
@@ -202,8 +203,9 @@ impl<'a> Canonical<'a> {
         let path = self.head.path().as_bytes();
         let dots = is_denormal(path);
         let last_dots = dots && (path.ends_with(b"/.") || path.ends_with(b"/.."));
-        let respelt = !self.pairs.iter().all(|(name, value)| is_canonical(name) && is_canonical(value));
-        let reordered = !self.pairs.is_sorted_by(|a, b| compare_pairs(a, b, Query::ByDecoded).is_le());
+        let pairs = self.pairs(Query::ByEncoded);
+        let respelt = !pairs.iter().all(|(name, value)| is_canonical(name) && is_canonical(value));
+        let reordered = !pairs.is_sorted_by(|a, b| compare_pairs(a, b, Query::ByDecoded).is_le());
         let values = || self.values.iter().map(|(.., value)| *value);
         let tabs = values().any(|value| value.contains(&b'\t'));
         let spaces = tabs || values().any(has_double_space);

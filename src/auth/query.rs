@@ -81,13 +81,11 @@ impl<'a> Parameters<'a> {
 
 /// The place in [`NAMES`] of the parameter that a name stands for once decoded, case aside.
 fn meant(name: &[u8]) -> Option<usize> {
-    const PREFIX: &[u8] = b"x-amz-";
-    let lower = || decode(name).map(|byte| byte.to_ascii_lowercase());
-    // Nearly every name differs in its first byte.
-    if !lower().take(PREFIX.len()).eq(PREFIX.iter().copied()) {
-        return None;
-    }
-    NAMES.iter().position(|known| lower().eq(known.iter().map(u8::to_ascii_lowercase)))
+    let stands_for = |known: &&[u8]| match memchr::memchr(b'%', name) {
+        Some(_) => decode(name).map(|b| b.to_ascii_lowercase()).eq(known.iter().map(u8::to_ascii_lowercase)),
+        None => name.eq_ignore_ascii_case(known),
+    };
+    NAMES.iter().position(stands_for)
 }
 
 fn decoded(value: &[u8]) -> Cow<'_, [u8]> {

@@ -21,8 +21,9 @@ const LAYERS: [&[&str]; 13] = [
     &["edge", "proxy", "gateway", "rotation", "signing"],
     &["lifecycle", "cli", "lib", "main"],
 ];
-/// The only modules that name Pingora; `limit` uses its counting structure, which is no proxy.
-const PINGORA: [&str; 5] = ["reply", "proxy", "edge", "gateway", "limit"];
+/// The only modules that name Pingora; `limit` uses its counting structure and `axon` its view of a socket, which
+/// are no proxy.
+const PINGORA: [&str; 6] = ["reply", "proxy", "edge", "gateway", "limit", "axon"];
 /// Modules that stand in one row because they are one idea.
 const TOGETHER: [[&str; 2]; 12] = [
     ["snapshot::settings", "snapshot::keys"],

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::axon::http1::Http1;
 use crate::axon::http2::Http2;
+use crate::axon::socket::Socket;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
 use crate::clock::Clock;
@@ -120,8 +121,9 @@ impl Dialer {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (stream, http2) = match &self.secure {
-            None => (Stream::Plain(stream), self.http2),
+            None => (Stream::Plain(Socket::new(stream)), self.http2),
             Some(secure) => {
+                let stream = Socket::new(stream);
                 let stream = secure.connector.connect(secure.name.clone(), stream).await.map_err(in_handshake)?;
                 let chosen = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
                 (Stream::Tls(Box::new(stream)), chosen)

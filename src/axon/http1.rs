@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
+use crate::axon::socket::Ledger;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
 use crate::axon::wire::{ANSWER_FIELDS_MAX, ANSWER_HEAD_BYTES_MAX, Failure};
@@ -30,6 +32,7 @@ pub struct Http1 {
     driver: Option<Driver>,
     /// The error that it ended with, if it did.
     ended: Option<hyper::Error>,
+    ledger: Arc<Ledger>,
     idle_since: u64,
 }
 
@@ -40,24 +43,27 @@ impl Http1 {
     /// # Errors
     /// hyper's, as `Other`.
     pub async fn begin(stream: Stream) -> io::Result<Box<Self>> {
+        let ledger = stream.ledger().clone();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(ANSWER_HEAD_BYTES_MAX)
             .max_headers(ANSWER_FIELDS_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, idle_since: 0 }))
+        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, ledger, idle_since: 0 }))
     }
 
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, Failure> {
+        self.ledger.begin();
         let mut answer = pin!(self.sender.try_send_request(request.map(Full::new)));
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        let (driver, ended, ledger) = (&mut self.driver, &mut self.ended, &self.ledger);
         poll_fn(|cx| driven(driver, ended, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
             let refusal = ended.as_ref().and_then(|e| tls::refusal_in(e)).or_else(|| tls::refusal_in(failed.error()));
             match (refusal.map(tls::explain), failed.take_message()) {
                 (Some(why), _) => Failure::Refused(why),
                 (None, Some(_)) => Failure::Unsent,
+                (None, None) if failed.error().is_incomplete_message() && ledger.unseen() => Failure::Unsent,
                 (None, None) => Failure::Broken(describe(failed.error())),
             }
         })
@@ -146,6 +152,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::axon::socket::Socket;
 
     /// The moment between the look at an idle connection and its use, in which its end arrives.
     #[tokio::test]
@@ -153,7 +160,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let stream = TcpStream::connect(address).await.expect("connect");
-        let mut connection = Http1::begin(Stream::Plain(stream)).await.expect("a connection");
+        let mut connection = Http1::begin(Stream::Plain(Socket::new(stream))).await.expect("a connection");
         let (mut axon, _) = listener.accept().await.expect("accept");
         let request = || Request::builder().uri("/").body(Bytes::new()).expect("a request");
         let answer = async {

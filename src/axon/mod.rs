@@ -14,6 +14,7 @@ mod http2;
 mod pool;
 mod probe;
 mod resolve;
+mod socket;
 mod stream;
 mod tls;
 mod upstream;

@@ -2,25 +2,46 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::axon::socket::{Ledger, Socket};
 
 /// An enum and no trait object, so that plain TCP pays one branch per system call and nothing else.
 pub enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     /// Boxed, because it is large.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Stream {
+    /// What was sent on it, and what of it the peer had.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        self.socket().ledger()
+    }
+
+    fn socket(&self) -> &Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let (stream, before) = (self.get_mut(), buffer.filled().len());
+        let read = match stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0 {
+            stream.socket().at_the_end();
         }
+        read
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Body {
 /// Why no answer came.
 #[derive(Debug)]
 pub enum Failure {
-    /// The connection had ended before anything of the request was written; another will do.
+    /// The connection had ended before anything of the request was written, or had reached Axon; another will do.
     Unsent,
     /// Axon turned the request away before it began, as the protocol has it. The reason is for the log.
     Refused(Cow<'static, str>),

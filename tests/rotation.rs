@@ -6,9 +6,9 @@ use orbit::gateway::{Refused, Reloaded};
 use orbit::telemetry::metrics::{KEY_SERIES_MAX, OTHER_KEYS};
 use serde_json::json;
 
-use crate::harness::axon::{Axon, Reply};
+use crate::harness::axon::{Axon, Gate, Reply};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::Signing;
+use crate::harness::client::{Signing, within};
 use crate::harness::gateway::{BODY, Gateway, NOW, Setup};
 use crate::harness::moto::{Moto, Secret};
 use crate::harness::process::{Process, orbit, run, written};
@@ -283,6 +283,59 @@ async fn without_the_keys_nothing_starts_and_the_reason_is_said() {
     }
 }
 
+/// An answer of Secrets Manager with this text.
+fn value(text: &str) -> Reply {
+    Reply::typed(200, "application/x-amz-json-1.1", json!({ "SecretString": text }).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_a_reload_overtook_is_dropped() {
+    let aws = Axon::start();
+    aws.answer(value(&list(&[("A", "one")])));
+    let axon = Axon::start();
+    let make = || setup(&axon, NOWHERE, &aws.url());
+    let gateway = make().start().await;
+    // The background asks and is kept waiting; meanwhile a reload gets a newer version.
+    let gate = Gate::new();
+    aws.next([value(&list(&[("A", "late")])).after(&gate)]);
+    gateway.clock.advance(MINUTE);
+    gate.reached(1).await;
+    aws.answer(value(&list(&[("A", "two")])));
+    assert!(matches!(gateway.reload(make()).await, Ok(Reloaded::Accepted { generation: 2, .. })));
+    gate.release();
+    // What it asks for next tells that it is over the first.
+    gateway.clock.advance(MINUTE);
+    gateway.becomes(&refreshes(NOWHERE, "unchanged"), 1.0).await;
+    assert_eq!(gateway.metric("orbit_config_generation"), 2.0);
+    assert_eq!(statuses(&gateway, &[("A", "one"), ("A", "late"), ("A", "two")]).await, [401, 401, 200]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_waits_no_longer_than_its_patience_for_what_it_can_do_without() {
+    let aws = Axon::start();
+    aws.answer(value(&list(&[("A", "one")])));
+    let axon = Axon::start();
+    let make = || setup(&axon, NOWHERE, &aws.url());
+    let gateway = make().start().await;
+    aws.answer(Reply::hang());
+    let reloaded = within(gateway.reload(make().block("drain", "{ min: 0s, max: 9s }"))).await;
+    assert!(matches!(reloaded, Ok(Reloaded::Accepted { generation: 2, .. })), "{reloaded:?}");
+    assert_eq!(status(&gateway, "A", "one").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_answer_is_cut_off() {
+    let aws = Axon::start();
+    let endless = format!("{{\"SecretString\":\"{}\"}}", "x".repeat(2 << 20));
+    aws.answer(Reply::typed(200, "application/x-amz-json-1.1", endless));
+    let refused = setup(&Axon::start(), NOWHERE, &aws.url()).try_start().await.err().expect("refused").to_string();
+    assert!(refused.contains("length limit exceeded"), "{refused}");
+    // AWS's own limit is the limit of a version.
+    aws.answer(value(&format!("[\"{}\"]", "x".repeat(65_536))));
+    let refused = setup(&Axon::start(), NOWHERE, &aws.url()).try_start().await.err().expect("refused").to_string();
+    assert!(refused.contains("version AWSCURRENT is larger than 64KiB"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_of_its_own_orbit_says_where_it_looked() {
     let axon = Axon::start();
@@ -290,7 +343,11 @@ async fn without_credentials_of_its_own_orbit_says_where_it_looked() {
         .block("auth", format!("{{ keys: {{ secrets_manager: {{ arn: {NOWHERE:?}, endpoint: {:?} }} }} }}", axon.url()))
         .variable("AWS_REGION", "us-east-1");
     let refused = setup.try_start().await.err().expect("refused").to_string();
-    assert!(refused.contains("give Orbit AWS credentials: in the environment, a profile"), "{refused}");
+    assert!(
+        refused.contains("no AWS credentials; tried environment (environment variable not set), profile ("),
+        "{refused}"
+    );
+    assert!(refused.contains("give Orbit AWS credentials that may read the secret"), "{refused}");
     assert_eq!(axon.requests().len(), 0);
 }
 

@@ -302,7 +302,8 @@ async fn without_credentials_nothing_starts_and_every_source_is_named() {
     container.answer(Reply::new(403));
     let failing = setup(&axon).variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container.url());
     let refused = failing.try_start().await.err().expect("refused").to_string();
-    assert!(refused.contains("Non-success status from HTTP credential provider"), "{refused}");
+    assert!(refused.contains("no AWS credentials: Non-success status from HTTP credential provider"), "{refused}");
+    assert!(refused.contains("the order of sources is environment, profile, web identity"), "{refused}");
 
     let directory = written(&setup(&axon));
     let config = directory.path().join("orbit.yaml");

@@ -9,7 +9,7 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
 
 use super::pace::{self, Dice};
-use super::{Aws, isolated, told};
+use super::{Aws, cause, isolated, told};
 use crate::auth::Credentials;
 use crate::clock::Moment;
 use crate::config::printable;
@@ -56,9 +56,13 @@ async fn ask(aws: &Aws, region: &str) -> Result<Credentials, String> {
     Ok(Credentials::new(given.access_key_id(), &secret, token.as_ref(), expires))
 }
 
-fn explain(error: &CredentialsError) -> String {
-    let chain = error.source().and_then(|source| source.downcast_ref::<ProviderChainError<CredentialsError>>());
-    let Some(chain) = chain else { return told(error) };
+/// Why the chain gave nothing: what each source lacked, or how the first that is set up failed.
+pub(super) fn explain(error: &CredentialsError) -> String {
+    let Some(chain) = cause::<ProviderChainError<CredentialsError>>(error) else {
+        let why = error.source().map_or_else(|| error.to_string(), told);
+        let order = SOURCES.map(|(_, ours)| ours).join(", ");
+        return format!("no AWS credentials: {}; the order of sources is {order}", why.trim_end_matches('.'));
+    };
     let tried = chain.attempts().iter().map(|attempt| {
         let name = SOURCES.iter().find(|(name, _)| *name == attempt.name()).map_or(attempt.name(), |(_, ours)| ours);
         let why = attempt.error().source().map_or_else(|| "nothing is set up".to_owned(), told);

@@ -167,14 +167,57 @@ fn told(error: &(dyn Error + 'static)) -> String {
     printable(&text, ERROR_CHARS_MAX)
 }
 
-/// Whether an error of this type is among the causes.
-fn has_cause<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+/// The error or cause of this type.
+fn cause<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<T>() {
-            return true;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }
-    false
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// An error whose `Debug` shows what it must not.
+    struct Outer(io::Error);
+
+    impl fmt::Debug for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("hunter2")
+        }
+    }
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("dispatch failure")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_in_one_line() {
+        let error = Outer(io::Error::other(format!("refused\n{}", "x".repeat(1000))));
+        let shown = told(&error);
+        assert!(shown.starts_with("dispatch failure: refused\u{fffd}xxx"), "{shown}");
+        assert!(shown.chars().count() == ERROR_CHARS_MAX + 1 && !shown.contains("hunter2"), "{shown}");
+        assert!(cause::<io::Error>(&error).is_some() && cause::<fmt::Error>(&error).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_library_is_an_error() {
+        let broken: Result<(), String> = isolated(async { panic!("on purpose") }).await;
+        assert_eq!(broken, Err("the AWS library failed".to_owned()));
+    }
 }

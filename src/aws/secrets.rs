@@ -10,7 +10,8 @@ use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use secrecy::SecretString;
 
-use super::{Aws, has_cause, isolated, told};
+use super::credentials::explain;
+use super::{Aws, cause, isolated, told};
 use crate::config::printable;
 use crate::snapshot::settings::{ManagedSecret, Unfetched, Versions};
 
@@ -19,8 +20,7 @@ const BYTES_MAX: usize = 65_536;
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
 
-const HELP_CREDENTIALS: &str = "give Orbit AWS credentials: in the environment, a profile, a web identity, or as the role \
-     of its container or instance";
+const HELP_CREDENTIALS: &str = "give Orbit AWS credentials that may read the secret";
 const HELP_NETWORK: &str =
     "check that Secrets Manager can be reached from here; `endpoint` names another address of it";
 
@@ -87,8 +87,10 @@ async fn version(client: &Client, secret: &ManagedSecret, stage: &str) -> Result
 
 fn missing(error: &SdkError<GetSecretValueError>, stage: &str) -> Missing {
     let SdkError::ServiceError(refused) = error else {
-        let help = if has_cause::<CredentialsError>(error) { HELP_CREDENTIALS } else { HELP_NETWORK };
-        return Missing::Other(Unfetched { why: told(error), help });
+        return Missing::Other(match cause::<CredentialsError>(error) {
+            Some(error) => Unfetched { why: explain(error), help: HELP_CREDENTIALS },
+            None => Unfetched { why: told(error), help: HELP_NETWORK },
+        });
     };
     if refused.err().is_resource_not_found_exception() {
         return Missing::Version;

@@ -46,6 +46,8 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds) -> Seen {
     let exchange = async {
         let mut connection = match backend.pool().open(backend.address(), bounds, deadline).await {
             Ok(connection) => connection,
+            // One lost packet may be all that is behind it, so it takes as many as any other failed check.
+            Err(e) if e.fault == Fault::Late => return Seen::Unwell(e.why),
             Err(e) => return not_opened(e),
         };
         let (head, mut body) = match connection.send(request).await {

@@ -279,6 +279,52 @@ async fn a_connection_that_goes_away_finishes_what_runs_and_gets_nothing_new() {
     assert_eq!(axon.requests().iter().map(|r| r.connection).collect::<Vec<_>>(), [1, 1, 1, 2]);
 }
 
+/// What becomes of 400 requests of 20 clients that never pause while connections end again and again: how
+/// many were answered, and the ids of those that Axon began.
+async fn answered_while(end: impl Fn(&Axon2)) -> (usize, Vec<String>) {
+    const CLIENTS: usize = 20;
+    const EACH: usize = 20;
+    let axon = Axon2::answering(Manners { streams_max: Some(8), ..Manners::default() }).await;
+    let gateway = Arc::new(before(&axon, "http2: true, keepalive: 4").start().await);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let gateway = gateway.clone();
+        clients.spawn(async move {
+            let mut answered = 0;
+            for _ in 0..EACH {
+                answered += usize::from(dispatch(&gateway).await.status == 200);
+            }
+            answered
+        });
+    }
+    for n in (10..CLIENTS * EACH / 2).step_by(10) {
+        axon.received(n).await;
+        end(&axon);
+    }
+    let answered = clients.join_all().await.into_iter().sum();
+    assert!(axon.connections() > 10, "{}", axon.connections());
+    (answered, axon.requests().iter().map(|r| r.header("x-request-id").unwrap().to_owned()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_away_fail_nobody_and_nothing_is_done_twice() {
+    let (answered, mut begun) = answered_while(Axon2::go_away).await;
+    assert_eq!((answered, begun.len()), (400, 400));
+    begun.sort_unstable();
+    begun.dedup();
+    assert_eq!(begun.len(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_die_have_nothing_done_twice() {
+    let (answered, mut begun) = answered_while(Axon2::die).await;
+    let times = begun.len();
+    begun.sort_unstable();
+    begun.dedup();
+    assert_eq!(begun.len(), times, "{answered} of 400 were answered");
+    assert!(answered > 200, "{answered} of 400 were answered");
+}
+
 /// The request crosses with the GOAWAY that says it was not processed: it is sent again, and only once
 /// processed.
 #[tokio::test(flavor = "multi_thread")]
@@ -496,6 +542,26 @@ async fn an_answer_whose_length_is_not_what_it_says_is_broken() {
     assert_eq!(axon.connections(), 1);
 }
 
+/// Axon may answer before it has read the request, and then asks for no more of it (RFC 9113, section 8.1).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_may_come_before_the_request_was_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (gateway, mut axon) = tokio::join!(Setup::new(&[]).upstream(&[url], HTTP2).start(), Raw::accept(&listener));
+    // More than the first window of a stream.
+    let padding = "x".repeat(200 << 10);
+    let large = BODY.replace("req456", &padding);
+    let asking = tokio::spawn(async move { (gateway.send(gateway.dispatch(large)).await, gateway) });
+    let stream = axon.request().await;
+    axon.answer(stream, 204).await;
+    axon.reset(stream, Reason::NO_ERROR).await;
+    let (response, _gateway) = tokio::select! {
+        done = asking => done.unwrap(),
+        _ = axon.request() => panic!("it was sent again"),
+    };
+    assert_eq!(response.status, 204);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_pass_as_they_come() {
     let (feed, events) = mpsc::channel::<&str>(1);
@@ -524,13 +590,14 @@ async fn events_pass_as_they_come() {
 
 /// What a client does not read stays with Axon but for a window, and does not hold up the others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_holds_up_axon_and_nobody_else() {
-    const LARGE: usize = 64 << 20;
+async fn slow_readers_hold_up_axon_and_nobody_else() {
+    const LARGE: usize = 32 << 20;
+    const READERS: usize = 10;
     let sent = Arc::new(AtomicUsize::new(0));
     let counting = sent.clone();
-    let first = AtomicBool::new(true);
+    let others = AtomicUsize::new(0);
     let axon = Axon2::start(Manners::default(), move |mut asked| {
-        let (large, sent) = (first.swap(false, Ordering::SeqCst), counting.clone());
+        let (large, sent) = (others.fetch_add(1, Ordering::SeqCst) < READERS, counting.clone());
         async move {
             if !large {
                 return asked.answer().await;
@@ -544,8 +611,10 @@ async fn a_slow_reader_holds_up_axon_and_nobody_else() {
     });
     let axon = axon.await;
     let gateway = before(&axon, HTTP2).start().await;
-    let mut slow = asking(&gateway).await;
-    slow.read_head().await;
+    let mut slow = asking_all(&gateway, READERS).await;
+    for client in &mut slow {
+        client.read_head().await;
+    }
     // Until no more is taken: what the system buffers between gateway and client is not ours to bound.
     let mut before = usize::MAX;
     let mut settled = 0;
@@ -557,9 +626,9 @@ async fn a_slow_reader_holds_up_axon_and_nobody_else() {
         settled = if now == before { settled + 1 } else { 0 };
         before = now;
     }
-    assert!(before < LARGE / 2, "{before} bytes were taken of an answer that nobody reads");
+    assert!(before < READERS * LARGE / 2, "{before} bytes were taken of answers that nobody reads");
     let mut read = 0;
-    while let Some(part) = slow.read_chunk().await {
+    while let Some(part) = slow[0].read_chunk().await {
         read += part.len();
     }
     assert_eq!(read, LARGE);

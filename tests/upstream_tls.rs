@@ -212,7 +212,7 @@ async fn what_is_no_tls_or_says_nothing_is_a_failed_connect() {
 
 /// What ends without TLS's own end may have been cut off by anybody (RFC 8446, section 6.1).
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_ends_with_the_connection_is_whole() {
+async fn an_answer_that_ends_with_the_connection_is_whole_if_tls_says_so() {
     let (axon, ca) = (Axon::start(), Authority::new());
     let front = Front::start(axon.addr(), &Speaks::with(ca.issue(&["127.0.0.1"]))).await;
     let gateway = knowing(&[front.url()], &ca, AUTHORITY_ONLY).start().await;
@@ -220,4 +220,9 @@ async fn an_answer_that_ends_with_the_connection_is_whole() {
     let response = dispatch(&gateway).await;
     contract(&response, Kind::Success);
     assert_eq!(response.json()["a"], 1);
+
+    front.speak(&Speaks { cuts: true, ..Speaks::with(ca.issue(&["127.0.0.1"])) });
+    axon.next([Reply::until_close(200, r#"{"a":1}"#)]);
+    contract(&dispatch(&gateway).await, Kind::Error("SERVICE_UNAVAILABLE"));
+    gateway.logged(&["[WARN] AXON_CALL [c-1] broken: ", "close_notify"]).await;
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::axon::http1::Http1;
-use crate::axon::http2::Http2;
+use crate::axon::http2::{Http2, Unbegun};
 use crate::axon::socket::Socket;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
@@ -118,13 +118,26 @@ impl Dialer {
     /// # Errors
     /// [`NotOpened`].
     pub async fn dial(&self, address: SocketAddr, idle: Duration) -> Result<Dialed, NotOpened> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        match self.dial_once(address, idle).await {
+            // The next may be taken by the one that comes after it.
+            Err(Unbegun::Closed) => Ok(self.dial_once(address, idle).await?),
+            other => Ok(other?),
+        }
+    }
+
+    async fn dial_once(&self, address: SocketAddr, idle: Duration) -> Result<Dialed, Unbegun> {
+        let stream = TcpStream::connect(address).await.map_err(here)?;
+        stream.set_nodelay(true).map_err(here)?;
         let (stream, http2) = match &self.secure {
             None => (Stream::Plain(Socket::new(stream)), self.http2),
             Some(secure) => {
                 let stream = Socket::new(stream);
-                let stream = secure.connector.connect(secure.name.clone(), stream).await.map_err(in_handshake)?;
+                let stream = secure
+                    .connector
+                    .connect(secure.name.clone(), stream)
+                    .await
+                    .map_err(in_handshake)
+                    .map_err(Unbegun::Failed)?;
                 let chosen = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
                 (Stream::Tls(Box::new(stream)), chosen)
             }
@@ -132,7 +145,7 @@ impl Dialer {
         if http2 {
             Ok(Dialed::Http2(Http2::begin(stream, idle).await?))
         } else {
-            Ok(Dialed::Http1(Http1::begin(stream).await?))
+            Ok(Dialed::Http1(Http1::begin(stream).await.map_err(here)?))
         }
     }
 }
@@ -143,6 +156,10 @@ impl PartialEq for Dialer {
         let said = |secure: &Secure| (secure.name.clone(), secure.fingerprint);
         self.http2 == other.http2 && self.secure.as_ref().map(said) == other.secure.as_ref().map(said)
     }
+}
+
+fn here(error: io::Error) -> Unbegun {
+    Unbegun::Failed(error.into())
 }
 
 /// An error of the TLS handshake.

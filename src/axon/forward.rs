@@ -40,6 +40,9 @@ static PASSED_ON: [HeaderName; 7] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// How often a try goes on to another connection when a new one takes no request.
+const RENEWALS_MAX: u32 = 3;
+
 /// An admitted dispatch on its way out.
 pub struct Outgoing<'a> {
     pub head: &'a Head,
@@ -161,12 +164,13 @@ impl Try<'_> {
     async fn ask(&self, mut occupied: Occupied) -> Result<Exchange, Miss> {
         let Self { upstream, backend, .. } = *self;
         let mut pooled = backend.pool().take();
+        let mut renewals = 0;
         let (connection, head, body) = loop {
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
                 None => self.connect().await?,
             };
-            let reused = connection.was_used();
+            let (reused, shared) = (connection.was_used(), connection.is_shared());
             let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss::Final {
                 outcome: Outcome::Error,
                 rejection: Rejection::new(Code::InternalError, why),
@@ -176,10 +180,19 @@ impl Try<'_> {
                 Ok(Ok((head, body))) => break (connection, head, body),
                 // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
                 Ok(Err(Failure::Unsent)) if reused => pooled = backend.pool().take(),
+                // Shared connections are taken out of service in all order when they are new, too.
+                Ok(Err(Failure::Unsent)) if shared && renewals < RENEWALS_MAX => {
+                    renewals += 1;
+                    pooled = backend.pool().take();
+                }
                 Ok(Err(failure)) => {
-                    // A connection that was idle may have been ended in all order; whether the backend is well,
-                    // a fresh one tells.
-                    let blamed = !reused && !matches!(failure, Failure::Refused(_));
+                    // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
+                    // whether the backend is well, a fresh one tells.
+                    let blamed = match &failure {
+                        Failure::Unsent => true,
+                        Failure::Refused(_) => false,
+                        Failure::Broken(_) => shared || !reused,
+                    };
                     return Err(self.no_answer(&occupied, failure, blamed));
                 }
                 Err(_) => {

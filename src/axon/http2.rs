@@ -28,6 +28,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::axon::dial::{Fault, NotOpened};
+use crate::axon::socket::Ledger;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
 use crate::axon::wire::{ANSWER_HEAD_BYTES_MAX, Failure};
@@ -53,16 +54,15 @@ const PING_EVERY_MAX: Duration = Duration::from_secs(10);
 pub struct Http2 {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
+    ledger: Arc<Ledger>,
     seen: Arc<Seen>,
     in_use: AtomicUsize,
     idle_since: AtomicU64,
 }
 
-/// What is known of a connection's bytes and its end.
+/// What is known of a connection's end.
 #[derive(Default)]
 struct Seen {
-    /// Bytes that the stream below took. While they stay the same nothing more was sent.
-    written: AtomicU64,
     /// Axon refused this gateway's certificate.
     refusal: OnceLock<Cow<'static, str>>,
     /// A PING was not answered in time.
@@ -87,12 +87,13 @@ impl Http2 {
     /// connections are kept; the pace of PINGs follows from it.
     ///
     /// # Errors
-    /// [`NotOpened`]; no request was sent.
-    pub async fn begin(stream: Stream, idle: Duration) -> Result<Arc<Self>, NotOpened> {
+    /// [`Unbegun`]; no request was sent.
+    pub async fn begin(stream: Stream, idle: Duration) -> Result<Arc<Self>, Unbegun> {
         let scheme = match &stream {
             Stream::Plain(_) => Scheme::HTTP,
             Stream::Tls(_) => Scheme::HTTPS,
         };
+        let ledger = stream.ledger().clone();
         let seen = Arc::new(Seen::default());
         let watched = Watched { stream, seen: seen.clone() };
         let (sender, mut connection) = Builder::new()
@@ -107,7 +108,7 @@ impl Http2 {
             .enable_push(false)
             .handshake::<_, Bytes>(watched)
             .await
-            .map_err(|e| not_opened(&e, &seen))?;
+            .map_err(|e| Unbegun::Failed(not_opened(&e, &seen)))?;
         let pings = connection.ping_pong();
         let (answered, first_answer) = oneshot::channel();
         let watching = seen.clone();
@@ -122,17 +123,17 @@ impl Http2 {
                 }
             };
             if let Some(first) = first {
-                let why = match ended {
-                    Err(e) => not_opened(&e, &watching),
-                    Ok(()) => theirs(watching.silence().unwrap_or("HTTP/2: closed at once")),
+                let why = match (ended, watching.silence()) {
+                    (Err(e), _) => Unbegun::Failed(not_opened(&e, &watching)),
+                    (Ok(()), Some(silence)) => Unbegun::Failed(theirs(silence)),
+                    (Ok(()), None) => Unbegun::Closed,
                 };
                 let _ = first.send(Err(why));
             }
         });
-        let gone = |_| theirs("HTTP/2: closed at once");
-        first_answer.await.map_err(gone)??;
+        first_answer.await.unwrap_or(Err(Unbegun::Closed))?;
         let (in_use, idle_since) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Arc::new(Self { sender, scheme, seen, in_use, idle_since }))
+        Ok(Arc::new(Self { sender, scheme, ledger, seen, in_use, idle_since }))
     }
 
     /// A place, if one is free. `released` is told when it is given back.
@@ -171,6 +172,23 @@ impl Http2 {
     }
 }
 
+/// Why HTTP/2 did not begin.
+#[derive(Debug)]
+pub enum Unbegun {
+    /// The peer ended the connection in all order, as one that is about to stop does.
+    Closed,
+    Failed(NotOpened),
+}
+
+impl From<Unbegun> for NotOpened {
+    fn from(unbegun: Unbegun) -> Self {
+        match unbegun {
+            Unbegun::Closed => theirs("HTTP/2: closed at once"),
+            Unbegun::Failed(failed) => failed,
+        }
+    }
+}
+
 /// The connection takes no more exchanges.
 #[derive(Debug)]
 pub struct Ended;
@@ -183,7 +201,7 @@ impl Place {
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Http2Body>, Failure> {
         let (request, body) = self.translate(request).map_err(Failure::Broken)?;
-        let before = self.connection.seen.written.load(Ordering::Acquire);
+        let before = self.connection.ledger.written();
         // Ended in the moment since it was chosen.
         poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(|_| Failure::Unsent)?;
         let (answer, mut upload) = match self.sender.send_request(request, body.is_empty()) {
@@ -219,8 +237,9 @@ impl Place {
         if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
             return Failure::Refused("HTTP/2: stream refused".into());
         }
-        // The end of an idle connection, met before the request left.
-        if error.is_io() && seen.written.load(Ordering::Acquire) == written_before {
+        // The end of an idle connection, met before the request left or had arrived.
+        let ledger = &self.connection.ledger;
+        if error.is_io() && (ledger.written() == written_before || ledger.unseen_after(written_before)) {
             return Failure::Unsent;
         }
         Failure::Broken(describe(error, seen))
@@ -275,7 +294,7 @@ impl Http2Body {
 }
 
 /// PINGs, one `every` so often, each of which has to be answered within the same time. Ends when one is not.
-async fn ask(pings: Option<PingPong>, every: Duration, first: &mut Option<oneshot::Sender<Result<(), NotOpened>>>) {
+async fn ask(pings: Option<PingPong>, every: Duration, first: &mut Option<oneshot::Sender<Result<(), Unbegun>>>) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
         match timeout(every, pings.ping(Ping::opaque())).await {
@@ -316,18 +335,10 @@ fn describe(error: &h2::Error, seen: &Seen) -> Cow<'static, str> {
     }
 }
 
-/// The stream below a connection, with an eye on what passes.
+/// The stream below a connection, with an eye on how it ends.
 struct Watched {
     stream: Stream,
     seen: Arc<Seen>,
-}
-
-impl Watched {
-    fn note_written(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(n)) = written {
-            self.seen.written.fetch_add(*n as u64, Ordering::Release);
-        }
-    }
 }
 
 impl AsyncRead for Watched {
@@ -346,10 +357,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.note_written(&written);
-        written
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -357,10 +365,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.note_written(&written);
-        written
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

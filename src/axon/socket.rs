@@ -13,19 +13,21 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+const NOT_KNOWN: u64 = u64::MAX;
+
 /// What was sent, and what of it the peer had.
-#[derive(Default)]
 pub struct Ledger {
     written: AtomicU64,
     /// What was written before the last request.
     before: AtomicU64,
-    unseen: AtomicBool,
+    /// What the peer had when it hung up; [`NOT_KNOWN`] until then.
+    acknowledged: AtomicU64,
 }
 
 /// A TCP socket that keeps a ledger.
@@ -38,12 +40,23 @@ impl Ledger {
     /// A request begins.
     pub fn begin(&self) {
         self.before.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.unseen.store(false, Ordering::Relaxed);
+        self.acknowledged.store(NOT_KNOWN, Ordering::Relaxed);
     }
 
     /// Whether the peer hung up before a byte of the request had reached it.
     pub fn unseen(&self) -> bool {
-        self.unseen.load(Ordering::Relaxed)
+        self.unseen_after(self.before.load(Ordering::Relaxed))
+    }
+
+    /// Bytes sent so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer hung up before anything had reached it of what was sent after the first `written` bytes.
+    pub fn unseen_after(&self, written: u64) -> bool {
+        let acknowledged = self.acknowledged.load(Ordering::Relaxed);
+        acknowledged != NOT_KNOWN && acknowledged <= written
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -56,7 +69,9 @@ impl Ledger {
 
 impl Socket {
     pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, ledger: Arc::default() }
+        let counts = [0, 0, NOT_KNOWN].map(AtomicU64::new);
+        let [written, before, acknowledged] = counts;
+        Self { tcp, ledger: Arc::new(Ledger { written, before, acknowledged }) }
     }
 
     pub fn ledger(&self) -> &Arc<Ledger> {
@@ -65,8 +80,7 @@ impl Socket {
 
     /// Looks into the books once nothing more can be read.
     pub fn at_the_end(&self) {
-        let before = self.ledger.before.load(Ordering::Relaxed);
-        self.ledger.unseen.store(acknowledged(&self.tcp) == Some(before), Ordering::Relaxed);
+        self.ledger.acknowledged.store(acknowledged(&self.tcp).unwrap_or(NOT_KNOWN), Ordering::Relaxed);
     }
 }
 

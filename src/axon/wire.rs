@@ -60,6 +60,11 @@ impl Connection {
         }
     }
 
+    /// Whether others use it at the same time.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Connection::Http2(_))
+    }
+
     /// Sends a request and waits for the head of its answer; interim answers are skipped.
     ///
     /// # Errors

@@ -388,6 +388,7 @@ pub struct Frame {
 /// RFC 9113, section 6.
 pub mod kind {
     pub const HEADERS: u8 = 1;
+    pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
     pub const PING: u8 = 6;
     pub const GOAWAY: u8 = 7;
@@ -454,6 +455,12 @@ impl Raw {
         let payload = [&[0x08, 3][..], status.to_string().as_bytes()].concat();
         // END_STREAM and END_HEADERS.
         self.write(&Frame { kind: kind::HEADERS, flags: 0x5, stream, payload }).await;
+    }
+
+    /// Resets a stream: RFC 9113, section 6.4.
+    pub async fn reset(&mut self, stream: u32, reason: Reason) {
+        let payload = u32::from(reason).to_be_bytes().to_vec();
+        self.write(&Frame { kind: kind::RST_STREAM, flags: 0, stream, payload }).await;
     }
 
     /// Sends a GOAWAY: no stream above `last` was processed.

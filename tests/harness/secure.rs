@@ -83,12 +83,14 @@ pub struct Speaks {
     /// In order of preference; empty is a server that knows no ALPN.
     pub alpn: &'static [&'static str],
     pub versions: &'static [&'static SupportedProtocolVersion],
+    /// Ends connections without saying so in TLS first, as somebody who cuts them would.
+    pub cuts: bool,
 }
 
 impl Speaks {
     /// TLS 1.2 and 1.3, HTTP/1.1.
     pub fn with(issued: Issued) -> Self {
-        Self { issued, clients: None, alpn: &["http/1.1"], versions: rustls::ALL_VERSIONS }
+        Self { issued, clients: None, alpn: &["http/1.1"], versions: rustls::ALL_VERSIONS, cuts: false }
     }
 
     /// Requires certificates of this authority.
@@ -147,7 +149,7 @@ pub struct Front {
 }
 
 struct Shared {
-    acceptor: Mutex<TlsAcceptor>,
+    acceptor: Mutex<(TlsAcceptor, bool)>,
     handshakes: watch::Sender<Vec<Handshake>>,
 }
 
@@ -156,15 +158,17 @@ impl Front {
     pub async fn start(behind: SocketAddr, speaks: &Speaks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let addr = listener.local_addr().expect("local address");
-        let shared =
-            Arc::new(Shared { acceptor: Mutex::new(speaks.acceptor()), handshakes: watch::Sender::new(Vec::new()) });
+        let shared = Arc::new(Shared {
+            acceptor: Mutex::new((speaks.acceptor(), speaks.cuts)),
+            handshakes: watch::Sender::new(Vec::new()),
+        });
         let accepting = tokio::spawn(accept(listener, behind, shared.clone()));
         Self { addr, shared, accepting }
     }
 
     /// Speaks otherwise on connections from now on.
     pub fn speak(&self, speaks: &Speaks) {
-        *self.shared.acceptor.lock().expect("acceptor") = speaks.acceptor();
+        *self.shared.acceptor.lock().expect("acceptor") = (speaks.acceptor(), speaks.cuts);
     }
 
     /// `https://127.0.0.1:port`.
@@ -202,14 +206,23 @@ async fn accept(listener: TcpListener, behind: SocketAddr, shared: Arc<Shared>) 
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("accept");
-        let acceptor = shared.acceptor.lock().expect("acceptor").clone();
+        let (acceptor, cuts) = shared.acceptor.lock().expect("acceptor").clone();
         let shared = shared.clone();
         connections.spawn(async move {
             // A handshake that fails has told the peer why.
             let Ok(mut stream) = acceptor.accept(stream).await else { return };
             shared.handshakes.send_modify(|all| all.push(Handshake::of(&stream)));
             let mut inner = TcpStream::connect(behind).await.expect("the server behind");
-            let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
+            if !cuts {
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
+                return;
+            }
+            let (mut from_inner, mut to_inner) = inner.split();
+            let (mut from_peer, mut to_peer) = tokio::io::split(stream);
+            tokio::select! {
+                _ = tokio::io::copy(&mut from_peer, &mut to_inner) => {}
+                _ = tokio::io::copy(&mut from_inner, &mut to_peer) => {}
+            }
         });
     }
 }

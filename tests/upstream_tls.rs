@@ -131,7 +131,7 @@ async fn a_client_certificate_is_shown_where_one_is_configured() {
         ] {
             gateway.reload(setup).await.unwrap();
             contract(&dispatch(&gateway).await, Kind::Error("SERVICE_UNAVAILABLE"));
-            gateway.logged(&["[WARN] AXON_CALL [c-1] ", why]).await;
+            gateway.logged(&["[WARN] AXON_CALL [c-1] connect_failed: connect failed: TLS: ", why]).await;
         }
         assert_eq!(axon.requests().len(), seen);
     }

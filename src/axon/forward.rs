@@ -189,7 +189,7 @@ impl Try<'_> {
                     // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
                     // whether the backend is well, a fresh one tells.
                     let blamed = match &failure {
-                        Failure::Unsent => true,
+                        Failure::Unsent | Failure::Distrusted(_) => true,
                         Failure::Refused(_) => false,
                         Failure::Broken(_) => shared || !reused,
                     };
@@ -239,9 +239,13 @@ impl Try<'_> {
 
     fn no_answer(&self, occupied: &Occupied, failure: Failure, blamed: bool) -> Miss {
         let unbegun = !matches!(failure, Failure::Broken(_));
+        let distrusted = matches!(failure, Failure::Distrusted(_));
         let why = failure.why();
         if blamed {
             self.failed(occupied, Failing::NoAnswer, &why);
+        }
+        if distrusted {
+            return not_connected(why);
         }
         let (outcome, rejection) = (Outcome::Broken, Rejection::unavailable("upstream_failed", why));
         if unbegun { Miss::NotConnected { outcome, rejection } } else { Miss::Final { outcome, rejection } }

@@ -61,7 +61,7 @@ impl Http1 {
         poll_fn(|cx| driven(driver, ended, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
             let refusal = ended.as_ref().and_then(|e| tls::refusal_in(e)).or_else(|| tls::refusal_in(failed.error()));
             match (refusal.map(tls::explain), failed.take_message()) {
-                (Some(why), _) => Failure::Refused(why),
+                (Some(why), _) => Failure::Distrusted(format!("connect failed: TLS: {why}").into()),
                 (None, Some(_)) => Failure::Unsent,
                 (None, None) if failed.error().is_incomplete_message() && ledger.unseen() => Failure::Unsent,
                 (None, None) => Failure::Broken(describe(failed.error())),

@@ -226,7 +226,7 @@ impl Place {
     fn failure(&self, error: &h2::Error, written_before: u64) -> Failure {
         let seen = &self.connection.seen;
         if let Some(refusal) = seen.refusal.get() {
-            return Failure::Refused(refusal.clone());
+            return Failure::Distrusted(format!("connect failed: TLS: {refusal}").into());
         }
         // RFC 9113, section 6.8: streams above the last one that a GOAWAY names were not and will not be
         // processed, and `h2` gives a received GOAWAY as the error of those streams only.

@@ -1,7 +1,6 @@
 //! What an exchange with Axon needs of a connection, whatever is spoken on it.
 //!
-//! Invariant: [`Failure::Unsent`] and [`Failure::Refused`] are only said where it is certain that Axon
-//! has not begun.
+//! Invariant: only [`Failure::Broken`] is said where it is not certain that Axon has not begun.
 
 use std::borrow::Cow;
 
@@ -37,6 +36,9 @@ pub enum Failure {
     Unsent,
     /// Axon turned the request away before it began, as the protocol has it. The reason is for the log.
     Refused(Cow<'static, str>),
+    /// Axon does not take this gateway's certificate, which in TLS 1.3 it only says where an answer would be.
+    /// It has read nothing, as little as if there were no connection. The reason is for the log.
+    Distrusted(Cow<'static, str>),
     /// Axon may have begun. The reason is for the log.
     Broken(Cow<'static, str>),
 }
@@ -46,7 +48,7 @@ impl Failure {
     pub fn why(self) -> Cow<'static, str> {
         match self {
             Failure::Unsent => "connection closed before the request".into(),
-            Failure::Refused(why) | Failure::Broken(why) => why,
+            Failure::Refused(why) | Failure::Distrusted(why) | Failure::Broken(why) => why,
         }
     }
 }

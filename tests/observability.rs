@@ -719,8 +719,22 @@ async fn every_metric_of_the_contract_is_there_with_exactly_its_labels() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalogue_is_what_is_scraped() {
-    let axon = Axon::start();
-    let gateway = Setup::new(&[axon.url()]).start().await;
+    let (axon, secrets, container) = (Axon::start(), Axon::start(), Axon::start());
+    // What is told of AWS is told where it is used.
+    let key = json!([{ "access_key_id": ACCESS_KEY, "secret_access_key": SECRET, "principal": PRINCIPAL }]);
+    secrets.answer(Reply::json(200, json!({ "SecretString": key.to_string() }).to_string()));
+    let credentials = json!({
+        "AccessKeyId": "A", "SecretAccessKey": "s", "Token": "t", "Expiration": "2026-11-22T12:00:00Z",
+    });
+    container.answer(Reply::json(200, credentials.to_string()));
+    let arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:orbit-keys-AbCdEf";
+    let keys = format!("{{ secrets_manager: {{ arn: {arn:?}, endpoint: {:?} }} }}", secrets.url());
+    let gateway = Setup::new(&[])
+        .block("auth", format!("{{ keys: {keys} }}"))
+        .upstream(&[axon.url()], "sign: { credentials: default }")
+        .variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", &container.url())
+        .start()
+        .await;
     let response = gateway.send(gateway.dispatch(BODY)).await;
     contract(&response, Kind::Success);
     counted(&gateway, &response).await;

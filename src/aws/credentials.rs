@@ -41,8 +41,8 @@ pub async fn resolve(aws: &Aws, region: &str) -> Result<Credentials, String> {
 }
 
 async fn ask(aws: &Aws, region: &str) -> Result<Credentials, String> {
-    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().filter_map(|name| aws.environment.get(name).ok());
-    let region = named.filter(|name| !name.is_empty()).next().unwrap_or_else(|| region.to_owned());
+    let mut named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().filter_map(|name| aws.environment.get(name).ok());
+    let region = named.find(|name| !name.is_empty()).unwrap_or_else(|| region.to_owned());
     let config = aws.configuration(Some(&region)).await;
     let provider = config.credentials_provider().ok_or("the AWS library has no chain of credentials")?;
     let given = provider.provide_credentials().await.map_err(|error| explain(&error))?;

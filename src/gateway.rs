@@ -322,6 +322,9 @@ impl Running {
         signing::keep(&new, Some(&old), &self.world, &mut self.keepers.lock());
         let gone = old.upstreams.labels().into_iter().filter(|label| !kept.contains(label));
         gone.for_each(|label| metrics.retire_backend(&label));
+        let kept = |name: &str| new.upstreams.iter().any(|upstream| upstream.settings.name == name);
+        let gone = old.upstreams.iter().map(|upstream| upstream.settings.name.as_str()).filter(|name| !kept(name));
+        gone.for_each(|name| metrics.retire_upstream(name));
         metrics.keys(new.key_uses());
         metrics.reloaded("accepted", generation);
         Ok(Reloaded::Accepted { generation, restart })

@@ -252,8 +252,10 @@ impl Play {
     fn is_asked_again(&self, calls: usize) -> bool {
         match self.expected.again {
             Again::Always => !self.alone,
-            Again::UnlessSent => !self.alone && calls > 1,
-            Again::Repeatable | Again::Never => false,
+            Again::UnlessSent => calls > 1 && (!self.alone || self.asked == Asked::Get),
+            // Where no other is there, the same backend is.
+            Again::Repeatable => self.asked == Asked::Get,
+            Again::Never => false,
         }
     }
 

@@ -22,6 +22,7 @@ mod observability;
 mod presigned;
 mod reload;
 mod replay;
+mod retries;
 mod rotation;
 mod signing;
 mod sigv4_attacks;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use orbit::auth::Issue;
 use orbit::aws::Renewal;
-use orbit::axon::{Cause, Outcome, Resolution, State};
+use orbit::axon::{Cause, Outcome, Reason, Resolution, State};
 use orbit::error::Code;
 use orbit::request::route::{Endpoint, Method};
 use orbit::telemetry::metrics::CATALOGUE;
@@ -661,7 +661,8 @@ fn closed_set(label: &str) -> Option<BTreeSet<&'static str>> {
         "limit" => ["per_ip", "global", "governance"].into(),
         "issue" => Issue::ALL.iter().map(|i| i.as_str()).chain(["missing"]).collect(),
         "mode" => ["observe", "enforce"].into(),
-        "bound" => ["axon_streams", "connections", "in_flight", "replay"].into(),
+        "bound" => ["axon_streams", "connections", "in_flight", "replay", "retry_budget"].into(),
+        "reason" => Reason::ALL.iter().map(|r| r.label()).collect(),
         "hint" => ["given", "skipped"].into(),
         "result" => {
             let labels = Resolution::ALL.iter().map(|r| r.label()).chain(Renewal::ALL.iter().map(|r| r.label()));
@@ -745,7 +746,7 @@ async fn the_catalogue_is_what_is_scraped() {
     let listed: BTreeSet<&str> = CATALOGUE.iter().map(|(name, ..)| *name).filter(ours).collect();
     assert_eq!(scraped, listed);
     for (name, kind, help, labels) in CATALOGUE.into_iter().filter(|(name, ..)| ours(name)) {
-        assert_eq!(scrape.families[name], (kind.to_owned(), help.to_owned()));
+        assert_eq!(scrape.families[*name], ((*kind).to_owned(), (*help).to_owned()));
         let labels: BTreeSet<&str> = labels.iter().copied().collect();
         assert_eq!(scrape.labels(name).expect("samples").into_iter().collect::<BTreeSet<_>>(), labels, "{name}");
     }

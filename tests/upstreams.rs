@@ -571,13 +571,11 @@ async fn no_answer_at_all_counts_twice_and_one_on_a_used_connection_not_at_all()
     let axon = Axon::start();
     let eject = "eject: { consecutive: 5, max_percent: 100 }";
     let gateway = in_turn(&[&axon], eject).start().await;
-    for _ in 0..10 {
-        // The second is sent on the connection of the first.
-        axon.next([Reply::json(200, "{}"), Reply::hang_up()]);
-        assert_eq!([status(&gateway).await, status(&gateway).await], [200, 503]);
-    }
+    // The second is sent on the connection of the first. Had it counted, two more would be enough.
+    axon.next([Reply::json(200, "{}"), Reply::hang_up()]);
+    assert_eq!([status(&gateway).await, status(&gateway).await], [200, 503]);
     let turns: Vec<_> = axon.requests().iter().map(|request| request.turn).collect();
-    assert_eq!(turns, [1, 2].repeat(10));
+    assert_eq!(turns, [1, 2]);
     axon.answer(Reply::hang_up());
     assert_eq!(until_ejected(&gateway, &axon).await, [503; 3]);
 }

@@ -13,6 +13,7 @@ use crate::axon::choose::{key_of, mix};
 use crate::axon::condition::{Cause, Change, Condition, State};
 use crate::axon::dial::Dialer;
 use crate::axon::pool::Pool;
+use crate::axon::retry::Reason;
 
 /// What counts backends. The series of a backend live from its handles to its retirement.
 pub trait Meter: Send + Sync {
@@ -22,6 +23,14 @@ pub trait Meter: Send + Sync {
     fn retire_backend(&self, label: &str);
     /// Counts a question for a name's addresses.
     fn resolution(&self, result: Resolution);
+    /// Counts a request that is sent again.
+    fn retried(&self, reason: Reason);
+    /// Counts a retry that the budget had no place for.
+    fn budget_spent(&self);
+    /// Tells how many retries an upstream has left.
+    fn budget_left(&self, upstream: &str, left: u64);
+    /// Forgets the series of an upstream that is gone.
+    fn retire_upstream(&self, upstream: &str);
 }
 
 /// What asking for a name's addresses came to.

@@ -1,7 +1,9 @@
 //! Asking Axon: choose a backend, connect or reuse, sign, send, wait for the head of the answer.
 //!
-//! Invariant: a request that Axon may have begun is never sent twice. Only what was certainly not sent
-//! goes to another backend: a failed connect, or an idle connection found closed before a byte was written.
+//! Invariant: a request that Axon may have begun is never sent twice, unless it is idempotent: a `GET`, one
+//! with an `Idempotency-Key`, or any by the operator's word (`retry.idempotent`). What was certainly not begun
+//! goes on without that: a failed connect, an idle connection found closed before a byte was written, a
+//! request that was turned away as the protocol has it.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
@@ -19,6 +21,7 @@ use crate::axon::choose::{Chosen, Draw, Tried, key_of, mix};
 use crate::axon::condition::Failing;
 use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::exchange::Exchange;
+use crate::axon::retry::{Reason, backoff};
 use crate::axon::wire::{Connection, Failure};
 use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
@@ -37,7 +40,11 @@ static PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-amzn-trace-id"),
     http::header::USER_AGENT,
 ];
+const IDEMPOTENCY_KEY: &[u8] = b"idempotency-key";
+/// A connection that breaks within this time of a request on it was being closed as the request arrived.
+const CLOSING_MAX: Duration = Duration::from_millis(50);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How often a try goes on to another connection when a new one takes no request.
@@ -103,36 +110,82 @@ async fn search(
     let key = if terms.balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
     let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
+    let mut retries = Retries::new(upstream, outgoing, total, clock.now());
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
     loop {
         let began = clock.now();
-        let Some(Chosen { index, how }) = backends.choose(terms, Draw { random, key, now: began.ticks }, tried) else {
-            break;
-        };
+        let draw = Draw { random, key, now: began.ticks };
+        let mut chosen = backends.choose(terms, draw, tried);
+        if chosen.is_none() && retries.done > 0 {
+            // What may be sent twice may be sent to the same one twice.
+            tried = Tried::default();
+            chosen = backends.choose(terms, draw, tried);
+        }
+        let Some(Chosen { index, how }) = chosen else { break };
         let Some(backend) = backends.members().get(index).map(|member| &member.backend) else { break };
         let occupied = backend.occupy(began.ticks, how.is_trial());
         random = mix(random);
         *current = Some(backend.clone());
         tried.add(index);
         let attempt = Try { upstream, backend, outgoing, clock, began, total, alone: calls.is_empty() };
-        let (outcome, rejection) = match attempt.ask(occupied).await {
+        let Miss { outcome, rejection, again } = match attempt.ask(occupied).await {
             Ok(exchange) => return Ok(exchange),
-            Err(Miss::NotConnected { outcome, rejection }) => (outcome, rejection),
-            Err(Miss::Final { outcome, rejection }) => {
-                calls.push(call(backend, outcome, &rejection, clock.now(), began));
-                return Err(rejection);
-            }
+            Err(miss) => miss,
         };
-        calls.push(call(backend, outcome, &rejection, clock.now(), began));
+        let now = clock.now();
+        calls.push(call(backend, outcome, &rejection, now, began));
+        match again {
+            Again::Elsewhere(reason) if Instant::now() < total => upstream.retried(reason),
+            Again::IfIdempotent(reason) => match retries.next(now, random) {
+                Some(pause) => {
+                    upstream.retried(reason);
+                    *current = None;
+                    sleep(pause).await;
+                }
+                None => return Err(rejection),
+            },
+            Again::Elsewhere(_) | Again::Never => return Err(rejection),
+        }
         // That the one tried in vain was known to be unreachable is what the client should know.
         if !how.is_last() {
             last = rejection;
         }
-        if Instant::now() >= total {
-            break;
-        }
     }
     Err(last)
+}
+
+/// What one request may still do again although Axon may have begun it.
+struct Retries<'a> {
+    upstream: &'a Upstream,
+    idempotent: bool,
+    total: Instant,
+    done: u32,
+}
+
+impl<'a> Retries<'a> {
+    fn new(upstream: &'a Upstream, outgoing: &Outgoing<'_>, total: Instant, now: Moment) -> Self {
+        upstream.budget().request(now.ticks);
+        let by_client = || outgoing.head.all(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+        let idempotent = upstream.settings.request.method == UpstreamMethod::Get
+            || upstream.settings.retry.idempotent
+            || by_client();
+        Self { upstream, idempotent, total, done: 0 }
+    }
+
+    /// The pause before the next try; `None` when there is none.
+    fn next(&mut self, now: Moment, random: u64) -> Option<Duration> {
+        let retry = &self.upstream.settings.retry;
+        if !self.idempotent || self.done + 1 >= retry.attempts {
+            return None;
+        }
+        let pause = backoff(retry, self.done + 1, random);
+        let in_time = Instant::now() + pause < self.total;
+        if !in_time || !self.upstream.take_retry(now.ticks) {
+            return None;
+        }
+        self.done += 1;
+        Some(pause)
+    }
 }
 
 fn call(backend: &Arc<Backend>, outcome: Outcome, rejection: &Rejection, now: Moment, began: Moment) -> Call {
@@ -140,11 +193,20 @@ fn call(backend: &Arc<Backend>, outcome: Outcome, rejection: &Rejection, now: Mo
 }
 
 /// Why a backend gave no answer.
-enum Miss {
+struct Miss {
+    outcome: Outcome,
+    rejection: Rejection,
+    again: Again,
+}
+
+/// Whether what a backend did not answer may be sent again.
+enum Again {
     /// It cannot have begun; another may be asked.
-    NotConnected { outcome: Outcome, rejection: Rejection },
+    Elsewhere(Reason),
     /// It may have begun.
-    Final { outcome: Outcome, rejection: Rejection },
+    IfIdempotent(Reason),
+    /// It would only fail again.
+    Never,
 }
 
 /// One try to get an answer from one backend.
@@ -163,7 +225,7 @@ struct Try<'a> {
 impl Try<'_> {
     async fn ask(&self, mut occupied: Occupied) -> Result<Exchange, Miss> {
         let Self { upstream, backend, .. } = *self;
-        let mut pooled = backend.pool().take();
+        let mut pooled = backend.pool().take(self.began.ticks);
         let mut renewals = 0;
         let (connection, head, body) = loop {
             let mut connection = match pooled.take() {
@@ -171,28 +233,34 @@ impl Try<'_> {
                 None => self.connect().await?,
             };
             let (reused, shared) = (connection.was_used(), connection.is_shared());
-            let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss::Final {
+            let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss {
                 outcome: Outcome::Error,
                 rejection: Rejection::new(Code::InternalError, why),
+                again: Again::Never,
             })?;
+            let sent = self.clock.now();
             let (deadline, whole) = self.deadline(upstream.settings.timeouts.first_byte);
             match timeout_at(deadline, connection.send(request)).await {
                 Ok(Ok((head, body))) => break (connection, head, body),
                 // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
-                Ok(Err(Failure::Unsent)) if reused => pooled = backend.pool().take(),
+                Ok(Err(Failure::Unsent)) if reused => {
+                    upstream.retried(Reason::StaleConnection);
+                    pooled = backend.pool().take(sent.ticks);
+                }
                 // Shared connections are taken out of service in all order when they are new, too.
                 Ok(Err(Failure::Unsent)) if shared && renewals < RENEWALS_MAX => {
                     renewals += 1;
-                    pooled = backend.pool().take();
+                    upstream.retried(Reason::StaleConnection);
+                    pooled = backend.pool().take(sent.ticks);
                 }
                 Ok(Err(failure)) => {
                     // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
                     // whether the backend is well, a fresh one tells.
-                    let blamed = match &failure {
-                        Failure::Unsent | Failure::Distrusted(_) => true,
-                        Failure::Refused(_) => false,
-                        Failure::Broken(_) => shared || !reused,
-                    };
+                    let in_order = reused && !shared && matches!(failure, Failure::Broken(_));
+                    if in_order {
+                        self.lost(&connection, sent);
+                    }
+                    let blamed = !in_order && !matches!(failure, Failure::Refused(_));
                     return Err(self.no_answer(&occupied, failure, blamed));
                 }
                 Err(_) => {
@@ -201,7 +269,8 @@ impl Try<'_> {
                         self.failed(&occupied, Failing::NoAnswer, why);
                     }
                     let rejection = Rejection::unavailable("timeout", why);
-                    return Err(Miss::Final { outcome: Outcome::Timeout, rejection });
+                    let again = Again::IfIdempotent(Reason::Timeout);
+                    return Err(Miss { outcome: Outcome::Timeout, rejection, again });
                 }
             }
         };
@@ -209,9 +278,12 @@ impl Try<'_> {
             let why = "switched protocols without being asked to";
             self.failed(&occupied, Failing::NoAnswer, why);
             let rejection = Rejection::unavailable("upstream_failed", why);
-            return Err(Miss::Final { outcome: Outcome::Error, rejection });
+            return Err(Miss { outcome: Outcome::Error, rejection, again: Again::Never });
         }
         let now = self.clock.now();
+        if let Some(seconds) = head.headers.get(KEEP_ALIVE).and_then(keep_alive_seconds) {
+            backend.pool().trust().told(seconds, now.ticks);
+        }
         let failing = is_failure(head.status);
         backend.heard(now.ticks, (!failing).then(|| now.since(self.began)));
         if failing {
@@ -238,8 +310,12 @@ impl Try<'_> {
     }
 
     fn no_answer(&self, occupied: &Occupied, failure: Failure, blamed: bool) -> Miss {
-        let unbegun = !matches!(failure, Failure::Broken(_));
         let distrusted = matches!(failure, Failure::Distrusted(_));
+        let again = match failure {
+            Failure::Broken(_) | Failure::Unreadable(_) => Again::IfIdempotent(Reason::Broken),
+            Failure::Unsent => Again::Elsewhere(Reason::StaleConnection),
+            Failure::Refused(_) | Failure::Distrusted(_) => Again::Elsewhere(Reason::Refused),
+        };
         let why = failure.why();
         if blamed {
             self.failed(occupied, Failing::NoAnswer, &why);
@@ -247,8 +323,15 @@ impl Try<'_> {
         if distrusted {
             return not_connected(why);
         }
-        let (outcome, rejection) = (Outcome::Broken, Rejection::unavailable("upstream_failed", why));
-        if unbegun { Miss::NotConnected { outcome, rejection } } else { Miss::Final { outcome, rejection } }
+        Miss { outcome: Outcome::Broken, rejection: Rejection::unavailable("upstream_failed", why), again }
+    }
+
+    /// Notes a connection that was idle and broke under a request sent at `sent`, before its answer.
+    fn lost(&self, connection: &Connection, sent: Moment) {
+        let now = self.clock.now();
+        if let Some(since) = connection.idle_since().filter(|_| now.since(sent) <= CLOSING_MAX) {
+            self.backend.pool().lost(sent.ticks.saturating_sub(since), now.ticks);
+        }
     }
 
     fn failed(&self, occupied: &Occupied, how: Failing, why: &str) {
@@ -284,7 +367,8 @@ impl Try<'_> {
 }
 
 fn not_connected(why: Cow<'static, str>) -> Miss {
-    Miss::NotConnected { outcome: Outcome::ConnectFailed, rejection: Rejection::unavailable("connect_failed", why) }
+    let rejection = Rejection::unavailable("connect_failed", why);
+    Miss { outcome: Outcome::ConnectFailed, rejection, again: Again::Elsewhere(Reason::ConnectFailed) }
 }
 
 /// Whether an answer says that the backend is not well: any 5xx but those that speak of the request.
@@ -292,6 +376,12 @@ fn is_failure(status: StatusCode) -> bool {
     status.is_server_error()
         && status != StatusCode::NOT_IMPLEMENTED
         && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
+}
+
+/// The `timeout` of a `Keep-Alive` header.
+fn keep_alive_seconds(value: &HeaderValue) -> Option<u64> {
+    let mut parameters = value.to_str().ok()?.split(',');
+    parameters.find_map(|parameter| parameter.trim().strip_prefix("timeout=")?.parse().ok())
 }
 
 /// The request as Axon gets it: built here from an allow-list, so that nothing hop-by-hop, smuggled or

@@ -34,6 +34,8 @@ pub struct Http1 {
     ended: Option<hyper::Error>,
     ledger: Arc<Ledger>,
     idle_since: u64,
+    /// Ticks at which it was last found open.
+    open_at: u64,
 }
 
 impl Http1 {
@@ -50,7 +52,7 @@ impl Http1 {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, ledger, idle_since: 0 }))
+        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, ledger, idle_since: 0, open_at: 0 }))
     }
 
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
@@ -64,6 +66,7 @@ impl Http1 {
                 (Some(why), _) => Failure::Distrusted(format!("connect failed: TLS: {why}").into()),
                 (None, Some(_)) => Failure::Unsent,
                 (None, None) if failed.error().is_incomplete_message() && ledger.unseen() => Failure::Unsent,
+                (None, None) if failed.error().is_parse() => Failure::Unreadable(describe(failed.error())),
                 (None, None) => Failure::Broken(describe(failed.error())),
             }
         })
@@ -91,7 +94,16 @@ impl Http1 {
     /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
     pub fn settle(&mut self, now_ticks: u64) -> bool {
         self.idle_since = now_ticks;
-        self.is_open()
+        self.look(now_ticks)
+    }
+
+    /// [`Http1::is_open`], remembered.
+    pub fn look(&mut self, now_ticks: u64) -> bool {
+        let open = self.is_open();
+        if open {
+            self.open_at = now_ticks;
+        }
+        open
     }
 
     /// Whether the connection is open and idle as far as this end knows at this moment.
@@ -103,6 +115,21 @@ impl Http1 {
     /// Ticks at which the connection came to rest; 0 if it never was in use.
     pub fn idle_since(&self) -> u64 {
         self.idle_since
+    }
+
+    /// Whether it was never used.
+    pub fn is_new(&self) -> bool {
+        self.idle_since == 0
+    }
+
+    /// For how long the connection has been idle, in nanoseconds; one that was never used has not.
+    pub fn idle_for(&self, now_ticks: u64) -> u64 {
+        if self.is_new() { 0 } else { now_ticks.saturating_sub(self.idle_since) }
+    }
+
+    /// For how long it had been idle when it was last found open, in nanoseconds.
+    pub fn open_at(&self) -> u64 {
+        self.open_at.saturating_sub(self.idle_since)
     }
 }
 

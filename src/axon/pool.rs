@@ -20,12 +20,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::axon::dial::{Dialed, Dialer, Fault, NotOpened};
 use crate::axon::http1::Http1;
 use crate::axon::http2::{Http2, Place, STREAMS_MAX};
+use crate::axon::trust::Trust;
 use crate::axon::wire::Connection;
 
 /// The open connections of one backend, and how to open more.
 pub struct Pool {
     dialer: Dialer,
     kept: Arc<Kept>,
+    trust: Trust,
     /// Times that every place was taken and no connection could be added.
     full: IntCounter,
 }
@@ -67,6 +69,9 @@ struct Shared {
     failures: (u64, Option<NotOpened>),
 }
 
+/// A connection idle for less is not looked at.
+const REST: u64 = 100_000_000;
+
 impl Pool {
     /// An empty pool. `full` counts the times that every place was taken and no connection could be added.
     pub fn new(dialer: Dialer, full: IntCounter) -> Self {
@@ -78,27 +83,29 @@ impl Pool {
             changed: Arc::new(Notify::new()),
             chose_http1: AtomicBool::new(false),
         };
-        Self { dialer, kept: Arc::new(kept), full }
+        Self { dialer, kept: Arc::new(kept), trust: Trust::default(), full }
     }
 
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
     }
 
-    /// An open connection with place for an exchange, checked at this moment.
-    pub fn take(&self) -> Option<Connection> {
-        if self.dialer.http2()
-            && let Some(place) = self.kept.place()
-        {
-            return Some(Connection::Http2(place));
-        }
-        loop {
-            // The lock is held for the pop alone; the look at the connection comes after.
-            let mut connection = self.kept.idle.lock().pop()?;
-            if connection.is_open() {
-                return Some(Connection::Http1(connection));
-            }
-        }
+    /// For how long its idle connections are trusted.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// An open connection with place for an exchange, checked at this moment; `now` is in ticks.
+    pub fn take(&self, now: u64) -> Option<Connection> {
+        self.place().or_else(|| {
+            let (open, closed) = self.kept.newest(|newest| self.trust.covers(newest.idle_for(now)));
+            closed.iter().for_each(|connection| self.trust.seen_closed(connection.open_at(), now));
+            open.map(Connection::Http1)
+        })
+    }
+
+    fn place(&self) -> Option<Connection> {
+        self.dialer.http2().then(|| self.kept.place()).flatten().map(Connection::Http2)
     }
 
     /// A new connection, or a place on one that is shared, by `deadline` or within `bounds.connect`. The
@@ -142,8 +149,12 @@ impl Pool {
             // From here on no change is missed.
             let mut changed = std::pin::pin!(self.kept.changed.notified());
             changed.as_mut().enable();
-            if let Some(connection) = self.take() {
-                return Ok(Some(connection));
+            if let Some(place) = self.place() {
+                return Ok(Some(place));
+            }
+            // One that was opened for all and turned out to be for one alone.
+            if let (Some(connection), _) = self.kept.newest(|newest| newest.is_new()) {
+                return Ok(Some(Connection::Http1(connection)));
             }
             if self.opens_its_own() {
                 return Ok(None);
@@ -176,7 +187,7 @@ impl Pool {
     pub fn put(&self, connection: Connection, bounds: Bounds, now_ticks: u64) {
         match connection {
             Connection::Http1(mut connection) => {
-                if bounds.keepalive == 0 || !connection.settle(now_ticks) {
+                if bounds.keepalive == 0 || !connection.settle(now_ticks) || !self.trust.covers_any() {
                     return;
                 }
                 let surplus = {
@@ -199,14 +210,35 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for longer than `age` at `now_ticks`.
-    pub fn close_older_than(&self, age: Duration, now_ticks: u64) {
-        let limit = now_ticks.saturating_sub(age.as_nanos() as u64);
-        let mut idle = self.kept.idle.lock();
-        let stale = idle.iter().take_while(|c| c.idle_since() < limit).count();
-        let closed: Vec<Box<Http1>> = idle.drain(..stale).collect();
-        drop(idle);
-        drop(closed);
+    /// Closes what has been idle for too long at `now_ticks`, or is no longer trusted, and lets go of what the
+    /// backend has closed.
+    pub fn tend(&self, bounds: Bounds, now_ticks: u64) {
+        self.trust.relax(now_ticks);
+        let limit = now_ticks.saturating_sub(bounds.idle.as_nanos() as u64);
+        // Those at rest; the others are in use again before they could be looked at.
+        let mut resting: Vec<Box<Http1>> = {
+            let mut idle = self.kept.idle.lock();
+            let count = idle.iter().take_while(|connection| connection.idle_for(now_ticks) >= REST).count();
+            idle.drain(..count).collect()
+        };
+        resting.retain_mut(|connection| {
+            if connection.idle_since() < limit || !self.trust.covers(connection.idle_for(now_ticks)) {
+                return false;
+            }
+            let open = connection.look(now_ticks);
+            if !open {
+                self.trust.seen_closed(connection.open_at(), now_ticks);
+            }
+            open
+        });
+        let surplus: Vec<Box<Http1>> = {
+            let mut idle = self.kept.idle.lock();
+            // They are still the oldest, or as good as.
+            idle.splice(..0, resting);
+            let surplus = idle.len().saturating_sub(bounds.keepalive);
+            idle.drain(..surplus).collect()
+        };
+        drop(surplus);
         if !self.dialer.http2() {
             return;
         }
@@ -224,8 +256,17 @@ impl Pool {
         drop(closed);
     }
 
-    /// Closes everything that is not in use.
+    /// Notes that a connection which had been idle for so many nanoseconds broke under a request. The others
+    /// that are idle have most likely ended as well.
+    pub fn lost(&self, idle: u64, now_ticks: u64) {
+        self.trust.lost(idle, now_ticks);
+        let closed = std::mem::take(&mut *self.kept.idle.lock());
+        drop(closed);
+    }
+
+    /// Closes everything that is not in use, and forgets what was learned: another process may listen there.
     pub fn clear(&self) {
+        self.trust.forget();
         let idle = std::mem::take(&mut *self.kept.idle.lock());
         let shared = std::mem::take(&mut self.kept.shared.lock().connections);
         drop((idle, shared));
@@ -233,6 +274,25 @@ impl Pool {
 }
 
 impl Kept {
+    /// The newest idle connection, if it is open and will do; and those found closed on the way. If the newest
+    /// is too old, so are all.
+    #[allow(clippy::vec_box, reason = "they come and go as boxes")]
+    fn newest(&self, will_do: impl Fn(&Http1) -> bool) -> (Option<Box<Http1>>, Vec<Box<Http1>>) {
+        let mut closed = Vec::new();
+        loop {
+            // The lock is held for the pop alone; the look at the connection comes after.
+            let popped = {
+                let mut idle = self.idle.lock();
+                if idle.last().is_some_and(|newest| will_do(newest)) { idle.pop() } else { None }
+            };
+            let Some(mut connection) = popped else { return (None, closed) };
+            if connection.is_open() {
+                return (Some(connection), closed);
+            }
+            closed.push(connection);
+        }
+    }
+
     /// A free place; connections that have ended are let go of.
     fn place(&self) -> Option<Place> {
         let mut found = None;

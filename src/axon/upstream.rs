@@ -15,7 +15,7 @@ use crate::axon::condition::{Cause, Failing, State};
 use crate::axon::dial::{Dialer, Dialers};
 use crate::axon::pool::Bounds;
 use crate::axon::probe::Seen;
-use crate::axon::{Backend, Meter, Resolution};
+use crate::axon::{Backend, Budget, Meter, Reason, Resolution};
 use crate::clock::{Clock, Moment};
 use crate::snapshot::settings::{
     self, Eject, Endpoint, Health, Host, RouteIntent, Settings, Sign, SignCredentials, SignSource,
@@ -41,6 +41,7 @@ pub struct Upstream {
     changing: Mutex<()>,
     /// One ejection at a time, so that never too many are ejected.
     ejecting: Mutex<()>,
+    budget: Arc<Budget>,
     meter: Arc<dyn Meter>,
 }
 
@@ -75,7 +76,9 @@ impl Upstreams {
             let known = predecessor.into_iter().flat_map(Upstreams::iter).map(|upstream| upstream.backends());
             let known: Vec<Arc<Backends>> = known.collect();
             let signer = upstream.sign.as_ref().map(|sign| signer(&upstream.name, sign, credentials)).transpose()?;
-            Upstream::build(upstream, signer, label, &known, clock, meter).map(Arc::new)
+            let same = predecessor.and_then(|p| p.iter().find(|old| old.settings.name == upstream.name));
+            let budget = same.map(|old| old.budget.clone()).unwrap_or_default();
+            Upstream::build(upstream, signer, label, &known, budget, clock, meter).map(Arc::new)
         };
         let all = settings.upstreams.iter().map(build).collect::<Result<Vec<_>, String>>()?;
         let position = |name: &str| all.iter().position(|upstream| upstream.settings.name == name);
@@ -117,6 +120,7 @@ impl Upstream {
         signer: Option<Signer>,
         label: impl Fn(&Endpoint) -> String,
         known: &[Arc<Backends>],
+        budget: Arc<Budget>,
         clock: &Arc<dyn Clock>,
         meter: &Arc<dyn Meter>,
     ) -> Result<Self, String> {
@@ -153,6 +157,7 @@ impl Upstream {
             backends: ArcSwap::from_pointee(Backends::new(members)),
             changing: Mutex::new(()),
             ejecting: Mutex::new(()),
+            budget,
             meter: Arc::clone(meter),
         })
     }
@@ -160,6 +165,30 @@ impl Upstream {
     /// The backends of this moment.
     pub fn backends(&self) -> Arc<Backends> {
         self.backends.load_full()
+    }
+
+    /// Its requests and retries of late.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Takes one retry from the budget; says whether there was one.
+    pub(super) fn take_retry(&self, now: u64) -> bool {
+        let taken = self.budget.retry(now, self.settings.retry.budget);
+        if !taken {
+            self.meter.budget_spent();
+        }
+        taken
+    }
+
+    /// Notes that a request is sent again.
+    pub(super) fn retried(&self, reason: Reason) {
+        self.meter.retried(reason);
+    }
+
+    /// Tells what is left of the budget.
+    pub(super) fn show_budget(&self, now: u64) {
+        self.meter.budget_left(&self.settings.name, self.budget.left(now, self.settings.retry.budget));
     }
 
     /// How a backend is chosen.

@@ -84,7 +84,12 @@ async fn tend_all(upstream: Weak<Upstream>, world: World) {
     let mut tasks = JoinSet::new();
     let mut tended: Vec<(Arc<Backend>, AbortHandle)> = Vec::new();
     loop {
-        let Some(backends) = upstream.upgrade().map(|upstream| upstream.backends()) else { return };
+        let Some(backends) = upstream.upgrade().map(|upstream| {
+            upstream.show_budget(world.clock.now().ticks);
+            upstream.backends()
+        }) else {
+            return;
+        };
         let is_here = |backend: &Arc<Backend>| backends.members().iter().any(|m| Arc::ptr_eq(&m.backend, backend));
         tended.retain(|(backend, task)| {
             let here = is_here(backend);
@@ -118,7 +123,7 @@ async fn tend(upstream: Weak<Upstream>, backend: Arc<Backend>, world: World) {
         let Some(upstream) = upstream.upgrade() else { return };
         let bounds = upstream.bounds();
         let now = world.clock.now().ticks;
-        backend.pool().close_older_than(bounds.idle, now);
+        backend.pool().tend(bounds, now);
         backend.show_state();
         let mut pace = PACE;
         match &upstream.settings.health {

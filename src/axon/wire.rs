@@ -39,8 +39,10 @@ pub enum Failure {
     /// Axon does not take this gateway's certificate, which in TLS 1.3 it only says where an answer would be.
     /// It has read nothing, as little as if there were no connection. The reason is for the log.
     Distrusted(Cow<'static, str>),
-    /// Axon may have begun. The reason is for the log.
+    /// The connection ended; Axon may have begun. The reason is for the log.
     Broken(Cow<'static, str>),
+    /// What came is no answer; Axon may have begun. The reason is for the log.
+    Unreadable(Cow<'static, str>),
 }
 
 impl Failure {
@@ -48,7 +50,7 @@ impl Failure {
     pub fn why(self) -> Cow<'static, str> {
         match self {
             Failure::Unsent => "connection closed before the request".into(),
-            Failure::Refused(why) | Failure::Distrusted(why) | Failure::Broken(why) => why,
+            Failure::Refused(why) | Failure::Distrusted(why) | Failure::Broken(why) | Failure::Unreadable(why) => why,
         }
     }
 }
@@ -81,6 +83,14 @@ impl Connection {
                 let (head, body) = place.send(request).await?.into_parts();
                 Ok((head, Body::Http2(body)))
             }
+        }
+    }
+
+    /// Ticks at which it came to rest before this exchange; `None` for one that is new or shared.
+    pub fn idle_since(&self) -> Option<u64> {
+        match self {
+            Connection::Http1(connection) => Some(connection.idle_since()).filter(|ticks| *ticks > 0),
+            Connection::Http2(_) => None,
         }
     }
 

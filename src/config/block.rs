@@ -235,6 +235,19 @@ impl<'a> Key<'a> {
         value.and_then(|value| value.rate()).unwrap_or(default)
     }
 
+    /// A percentage, as a whole number of hundredths; `range` bounds it.
+    pub fn percent(self, default: u8, range: RangeInclusive<u8>) -> u8 {
+        let form = format!("percentage, {}% to {}%", range.start(), range.end());
+        self.optional(&form, format!("{default}%")).and_then(|value| value.percent(&range)).unwrap_or(default)
+    }
+
+    /// Two durations, the least and the most; `range` bounds both.
+    pub fn durations(self, default: (Duration, Duration), range: RangeInclusive<Duration>) -> (Duration, Duration) {
+        let text = |(least, most)| format!("{}..{}", units::duration_text(least), units::duration_text(most));
+        let form = format!("two durations in {}", text((*range.start(), *range.end())));
+        self.optional(&form, text(default)).and_then(|value| value.durations(&range)).unwrap_or(default)
+    }
+
     /// A whole number; `range` bounds it.
     pub fn integer<T>(self, default: T, range: RangeInclusive<T>) -> T
     where

@@ -54,6 +54,17 @@ pub fn rate(text: &str) -> Result<Rate, UnitError> {
     }
 }
 
+/// `20%`, as a whole number of hundredths.
+pub fn percent(text: &str) -> Result<u64, UnitError> {
+    scaled(text, &[("%", 1)])
+}
+
+/// `100ms..400ms`: the least and the most.
+pub fn durations(text: &str) -> Result<(Duration, Duration), UnitError> {
+    let (least, most) = text.split_once("..").ok_or(UnitError::NoUnit)?;
+    Ok((duration(least)?, duration(most)?))
+}
+
 /// The duration in its largest whole unit, but a minute or two in seconds, as timeouts are written.
 pub fn duration_text(duration: Duration) -> String {
     match u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) {
@@ -105,6 +116,16 @@ fn split(text: &str) -> Result<(u64, &str), UnitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percents_and_spans() {
+        assert_eq!(percent("20%"), Ok(20));
+        assert_eq!(percent("20"), Err(UnitError::NoUnit));
+        assert_eq!(percent("0.5%"), Err(UnitError::Fraction));
+        assert_eq!(super::durations("100ms..2s"), Ok((Duration::from_millis(100), Duration::from_secs(2))));
+        assert_eq!(super::durations("100ms"), Err(UnitError::NoUnit));
+        assert_eq!(super::durations("1..2s"), Err(UnitError::NoUnit));
+    }
 
     #[test]
     fn durations() {

@@ -232,6 +232,35 @@ impl<'a> Value<'a> {
             .map_or_else(|error| self.bad_quantity(text, error, "rate", units::RATE_UNITS, "/min", "100/min"), Some)
     }
 
+    /// A percentage, as a whole number of hundredths.
+    pub fn percent(&self, range: &RangeInclusive<u8>) -> Option<u8> {
+        let text = &self.scalar("a percentage such as `20%`")?.text;
+        match units::percent(text) {
+            Ok(number) => match u8::try_from(number).ok().filter(|number| range.contains(number)) {
+                Some(number) => Some(number),
+                None => self.out_of_range(text, &format!("{}%", range.start()), &format!("{}%", range.end())),
+            },
+            Err(error) => self.bad_quantity(text, error, "percentage", "`%`", "%", "20%"),
+        }
+    }
+
+    /// Two durations, the least and the most, as `100ms..400ms`.
+    pub fn durations(&self, range: &RangeInclusive<Duration>) -> Option<(Duration, Duration)> {
+        let text = &self.scalar("two durations such as `100ms..400ms`")?.text;
+        let (least, most) = (units::duration_text(*range.start()), units::duration_text(*range.end()));
+        match units::durations(text) {
+            Ok((one, other)) if one > other => {
+                self.fail(format!("{} ends before it begins", self.quoted(text)), "write the shorter one first")
+            }
+            Ok(span) if range.contains(&span.0) && range.contains(&span.1) => Some(span),
+            Ok(_) => self.out_of_range(text, &least, &most),
+            Err(_) => self.fail(
+                format!("{} is not two durations", self.quoted(text)),
+                format!("write the least and the most as `100ms..400ms`, units are {}", units::DURATION_UNITS),
+            ),
+        }
+    }
+
     fn out_of_range<T>(&self, text: &str, least: &str, most: &str) -> Option<T> {
         self.fail(format!("{} is out of range", self.quoted(text)), format!("write {least} to {most}"))
     }

@@ -306,6 +306,7 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// `None`: failures in traffic take no backend out.
     pub eject: Option<Eject>,
+    pub retry: Retry,
     pub timeouts: Timeouts,
     /// Idle connections kept per address; 0 keeps none. Of HTTP/2, how many there may be; at least one.
     pub keepalive: u32,
@@ -375,6 +376,19 @@ impl Eject {
     pub fn most_of(&self, backends: usize) -> usize {
         backends * usize::from(self.max_percent) / 100
     }
+}
+
+/// When a request to Axon is sent again although Axon may have begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// 1–10 tries of an idempotent request in all.
+    pub attempts: u32,
+    /// 0–100: retries in any ten seconds, in hundredths of the requests.
+    pub budget: u8,
+    /// Least and most pause before a retry.
+    pub backoff: (Duration, Duration),
+    /// Whether every dispatch may be sent twice, by the operator's word.
+    pub idempotent: bool,
 }
 
 /// Which upstream takes an intent.

@@ -14,7 +14,7 @@ use prometheus::{
 use crate::auth::Issue;
 use crate::auth::replay::{Doubt, Mode};
 use crate::aws::Renewal;
-use crate::axon::{BackendMetrics, Cause, Meter, Outcome, Resolution, State};
+use crate::axon::{BackendMetrics, Cause, Meter, Outcome, Reason, Resolution, State};
 use crate::clock::Moment;
 use crate::error::{Code, Details, Hint, Rejection};
 use crate::observation::Observation;
@@ -54,6 +54,9 @@ pub struct Metrics {
     backend_spared: IntCounterVec,
     health_checks: IntCounterVec,
     resolutions: [IntCounter; Resolution::ALL.len()],
+    retries: [IntCounter; Reason::ALL.len()],
+    retry_budget_left: IntGaugeVec,
+    retry_budget_spent: IntCounter,
     rate_limited: [IntCounter; LIMITS.len()],
     auth_failures: Vec<(&'static str, IntCounter)>,
     hints_given: IntCounter,
@@ -78,7 +81,7 @@ pub struct Metrics {
 }
 
 /// Name, help and labels of every metric; the documentation is generated from it.
-pub const CATALOGUE: [(&str, &str, &str, &[&str]); 30] = [
+pub const CATALOGUE: &[(&str, &str, &str, &[&str])] = &[
     ("orbit_requests_total", "counter", "Requests answered.", &["method", "endpoint", "status"]),
     (
         "orbit_request_duration_seconds",
@@ -101,6 +104,8 @@ pub const CATALOGUE: [(&str, &str, &str, &[&str]); 30] = [
         &["backend"],
     ),
     ("orbit_health_checks_total", "counter", "Health checks of a backend.", &["backend", "result"]),
+    ("orbit_axon_retries_total", "counter", "Requests that were sent to Axon again.", &["reason"]),
+    ("orbit_retry_budget_left", "gauge", "Retries that an upstream's budget has left.", &["upstream"]),
     (
         "orbit_resolutions_total",
         "counter",
@@ -167,6 +172,8 @@ impl Metrics {
         let governance_duration = histograms(&registry, "orbit_governance_duration_seconds", &fine)?;
         let axon_requests = counters(&registry, "orbit_axon_requests_total")?;
         let axon_duration = histograms(&registry, "orbit_axon_duration_seconds", &seconds)?;
+        let retries = counters(&registry, "orbit_axon_retries_total")?;
+        let retry_budget_left = gauges(&registry, "orbit_retry_budget_left")?;
         let resolutions = counters(&registry, "orbit_resolutions_total")?;
         let rate_limited = counters(&registry, "orbit_rate_limited_total")?;
         let auth_failures = counters(&registry, "orbit_auth_failures_total")?;
@@ -210,6 +217,9 @@ impl Metrics {
             backend_out,
             backend_spared,
             health_checks,
+            retries: Reason::ALL.map(|reason| retries.with_label_values(&[reason.label()])),
+            retry_budget_left,
+            retry_budget_spent: overload.with_label_values(&["retry_budget"]),
             resolutions: Resolution::ALL.map(|result| resolutions.with_label_values(&[result.label()])),
             rate_limited: LIMITS.map(|limit| rate_limited.with_label_values(&[limit])),
             auth_failures: issues.map(|issue| (issue, auth_failures.with_label_values(&[issue]))).collect(),
@@ -409,6 +419,24 @@ impl Meter for Metrics {
         if let Some(counter) = self.resolutions.get(result as usize) {
             counter.inc();
         }
+    }
+
+    fn retried(&self, reason: Reason) {
+        if let Some(counter) = self.retries.get(reason as usize) {
+            counter.inc();
+        }
+    }
+
+    fn budget_spent(&self) {
+        self.retry_budget_spent.inc();
+    }
+
+    fn budget_left(&self, upstream: &str, left: u64) {
+        self.retry_budget_left.with_label_values(&[upstream]).set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+
+    fn retire_upstream(&self, upstream: &str) {
+        let _ = self.retry_budget_left.remove_label_values(&[upstream]);
     }
 }
 

@@ -17,8 +17,9 @@ What Orbit does about an Axon that fails, row by row as the tests play it on the
 
 - **The client gets**: unless another backend is asked and answers, which is then the answer. 503 carries `Retry-After` \
 and its `details.issue`.
-- **Asked again**: whether the request goes to another backend. *Always*: nothing of it was sent. *Never*: \
-Axon may have begun.
+- **Asked again**: whether the request is sent again, to another backend where there is one. *Always*: nothing of it \
+was sent. *If it is idempotent*: Axon may have begun, so only a `GET`, a dispatch with an `Idempotency-Key`, or any by \
+`retry.idempotent`; within `retry.attempts`, `retry.budget` and `timeouts.total`. *Never*: the answer had begun.
 - **For the backend**: failures count towards `eject.consecutive` in a row, or half of its last 32 answers; one that is \
 unreachable gets no more requests until a connect works. What is *nothing* leaves it in use. Changes of state are log \
 lines (`backend HOST:PORT is ejected, for 3.75s at least: …`), `orbit_backend_state` and `orbit_backend_out_total`.
@@ -57,8 +58,9 @@ fn means(after: After) -> &'static str {
 fn asked_again(again: Again) -> &'static str {
     match again {
         Again::Always => "always",
-        Again::UnlessSent => "if nothing of it was sent",
-        Again::Repeatable | Again::Never => "never",
+        Again::UnlessSent => "if nothing of it was sent, or it is idempotent",
+        Again::Repeatable => "if it is idempotent",
+        Again::Never => "never",
     }
 }
 

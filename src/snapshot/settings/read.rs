@@ -13,7 +13,7 @@ use super::managed::{is_arn, is_endpoint};
 use super::{
     Auth, Balance, Drain, Eject, Endpoint, Fetched, GlobalLimit, Governance, GovernanceKey, GovernanceLimit, Health,
     Hints, Host, KeySource, Limits, Listen, LogFormat, LogLevel, Logs, ManagedSecret, Metrics, Mode, Observability,
-    Origin, Outline, PerIpLimit, Presigned, RateSetting, Replay, Route, RouteIntent, Runtime, Settings, Sign,
+    Origin, Outline, PerIpLimit, Presigned, RateSetting, Replay, Retry, Route, RouteIntent, Runtime, Settings, Sign,
     SignSource, Timeouts, UnsignedPayload, Upstream, UpstreamMethod, UpstreamRequest, tls,
 };
 use crate::config::{Block, Confidentiality, Context, Rate, Rule, Switch, Value};
@@ -410,7 +410,6 @@ fn cover<'p>(upstreams: &[Upstream], written: Value<'_>, routes: &[Route], inten
 }
 
 fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
-    b.later(&["retry"]);
     let endpoints = b
         .key("endpoints", "where Axon listens; all addresses of a name are used; a weight is 1 to 100")
         .required("`http(s)://HOST:port`, `{ url, weight }`, or a list of 1 to 64", "[\"http://127.0.0.1:9000\"]")
@@ -442,7 +441,12 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         .duration(10 * SECOND, Duration::ZERO..=HOUR);
     let health = b.key("health", "whether Axon is asked how it is").switch(Switch::Off, health).flatten();
     let eject = eject(b, endpoints.as_deref().unwrap_or_default());
+    let retry =
+        b.key("retry", "sending again what Axon may have begun; what it cannot have begun always goes on").block(retry);
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
+    if b.is_clean() && retry.attempts > 1 && retry.backoff.1 >= timeouts.total {
+        b.fail::<()>("`retry.backoff` is not shorter than `timeouts.total`", "no retry could ever happen; shorten it");
+    }
     let keepalive = b
         .key("keepalive", "idle connections kept per address; of HTTP/2, how many there may be")
         .integer(128, 0..=65_536);
@@ -465,6 +469,7 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         slow_start,
         health,
         eject,
+        retry,
         timeouts,
         keepalive,
         http2,
@@ -673,6 +678,24 @@ fn sign_block(b: &mut Block<'_>) -> Option<(String, String, SignSource)> {
         }
     };
     Some((service, region, source))
+}
+
+fn retry(b: &mut Block<'_>) -> Retry {
+    Retry {
+        attempts: b.key("attempts", "tries of an idempotent request in all").integer(2, 1..=10),
+        budget: b
+            .key("budget", "retries in any ten seconds, of the requests; ten are always within")
+            .percent(20, 0..=100),
+        backoff: b
+            .key("backoff", "pause before a retry: twice as long each time, with jitter")
+            .durations((100 * MS, 400 * MS), Duration::ZERO..=MINUTE),
+        idempotent: b
+            .key(
+                "idempotent",
+                "every dispatch may reach Axon twice; else only a `GET`, or one with an `Idempotency-Key`",
+            )
+            .boolean(false),
+    }
 }
 
 fn timeouts(b: &mut Block<'_>) -> Timeouts {

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::{
     Balance, Drain, Eject, Endpoint, GovernanceKey, Health, Hints, KeySetting, KeySource, Limits, Listen, LogFormat,
-    LogLevel, ManagedSecret, Mode, Presigned, RateSetting, Replay, Route, RouteIntent, Settings, Sign, SignSource,
-    Stage, Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
+    LogLevel, ManagedSecret, Mode, Presigned, RateSetting, Replay, Retry, Route, RouteIntent, Settings, Sign,
+    SignSource, Stage, Timeouts, Tls, UnsignedPayload, Upstream, UpstreamMethod,
 };
 use crate::config::Rate;
 use crate::config::units::{duration_text, rate_text, size_text};
@@ -160,7 +160,7 @@ fn write_limits(out: &mut Lines, limits: &Limits) {
 fn write_upstream(out: &mut Lines, upstream: &Upstream) {
     let Upstream { name, endpoints, resolve, request, envelope_bytes, sign, balance, timeouts, keepalive, tls, .. } =
         upstream;
-    let Upstream { slow_start, health, eject, http2, .. } = upstream;
+    let Upstream { slow_start, health, eject, retry, http2, .. } = upstream;
     out.line(1, &format!("{}:", quoted(name)));
     let url = |endpoint: &Endpoint| {
         let scheme = if endpoint.secure.is_some() { "https" } else { "http" };
@@ -212,6 +212,12 @@ fn write_upstream(out: &mut Lines, upstream: &Upstream) {
             out.line(2, &format!("eject: {{ {eject} }}"));
         }
     }
+    let Retry { attempts, budget, backoff, idempotent } = retry;
+    let backoff = format!("{}..{}", duration_text(backoff.0), duration_text(backoff.1));
+    out.line(
+        2,
+        &format!("retry: {{ attempts: {attempts}, budget: {budget}%, backoff: {backoff}, idempotent: {idempotent} }}"),
+    );
     let Timeouts { connect, first_byte, idle, total } = timeouts;
     let [connect, first_byte, idle, total] = [connect, first_byte, idle, total].map(|timeout| duration_text(*timeout));
     out.line(2, &format!("timeouts: {{ connect: {connect}, first_byte: {first_byte}, idle: {idle}, total: {total} }}"));

@@ -43,10 +43,12 @@ async fn an_axon_behind_tls_is_asked_like_any_other() {
         contract(&dispatch(&gateway).await, Kind::Success);
     }
     let asked = axon.requests();
-    assert_eq!(asked.iter().map(|r| (r.connection, r.turn)).collect::<Vec<_>>(), [(2, 1), (2, 2), (2, 3)]);
+    // On one connection, whether it came before the look that Orbit takes at the start or after.
+    let on = asked[0].connection;
+    assert_eq!(asked.iter().map(|r| (r.connection, r.turn)).collect::<Vec<_>>(), [(on, 1), (on, 2), (on, 3)]);
     assert_eq!(format!("https://{}", asked[0].header("host").unwrap()), front.url());
     // A server is asked for a name, not for an address (RFC 6066, section 3).
-    let handshake = &front.handshakes()[1];
+    let handshake = &front.handshakes()[on - 1];
     assert_eq!((handshake.name.as_deref(), handshake.alpn.as_deref()), (None, Some("http/1.1")));
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/2 to Axon: many exchanges on few connections, each on its own whatever becomes of the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -418,11 +418,10 @@ async fn a_connection_that_dies_ends_its_exchanges_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_leaves_its_neighbours_alone() {
-    let first = AtomicBool::new(true);
     let gate = Gate::new();
     let hold = gate.clone();
     let axon = Axon2::start(Manners::default(), move |mut asked| {
-        let (breaks, hold) = (first.swap(false, Ordering::SeqCst), hold.clone());
+        let (breaks, hold) = (asked.recorded.turn == 1, hold.clone());
         async move {
             if breaks {
                 let mut stream = asked.begin("application/json");

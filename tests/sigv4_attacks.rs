@@ -77,7 +77,7 @@ fn rules() -> Rules {
         regions: vec!["us-east-1".into(), "eu-west-1".into()],
         services: vec!["execute-api".into()],
         clock_skew: Duration::from_secs(300),
-        presigned: None,
+        presigned: Some(Duration::from_secs(900)),
         unsigned_payload: false,
     }
 }
@@ -159,7 +159,7 @@ fn every_advisory_has_a_row_or_a_reason() {
 #[test]
 fn a_head_cut_off_at_any_byte_is_never_accepted() {
     let keyring = Keyring::from_entries(keys()).expect("valid keys");
-    for base in [rows::plain(), rows::declared(), rows::temporary()] {
+    for base in [rows::plain(), rows::declared(), rows::temporary(), rows::presigned()] {
         assert_eq!(verdict(&base, &keyring).0, "accepted");
         let whole = base.head_bytes();
         // Behind the signature stands only what nobody signed.

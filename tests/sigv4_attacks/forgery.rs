@@ -36,6 +36,10 @@ pub(super) struct Forgery {
     pub payload: Option<String>,
     /// What is signed instead of the canonical request.
     pub canonical: Option<String>,
+    /// Query authentication: the parameters but the signature, not yet encoded. Empty for a header.
+    pub parameters: Vec<(&'static str, String)>,
+    /// A parameter added behind the signature, encoded.
+    pub appended: String,
 }
 
 impl Forgery {
@@ -65,7 +69,36 @@ impl Forgery {
             comma: ",",
             payload: None,
             canonical: None,
+            parameters: Vec::new(),
+            appended: String::new(),
         }
+    }
+
+    /// The same presigned, for a minute.
+    pub fn presigned() -> Self {
+        let mut honest = Self::honest().not("x-amz-date");
+        honest.request.remove("x-amz-date");
+        let credential = format!("{ID}/{}", honest.scope);
+        let parameters = vec![
+            ("X-Amz-Algorithm", "AWS4-HMAC-SHA256".into()),
+            ("X-Amz-Credential", credential),
+            ("X-Amz-Date", NOW_BASIC.into()),
+            ("X-Amz-Expires", "60".into()),
+            ("X-Amz-SignedHeaders", honest.signed.clone()),
+        ];
+        Self { parameters, ..honest }
+    }
+
+    /// Sets a parameter of query authentication.
+    pub fn parameter(mut self, name: &'static str, value: &str) -> Self {
+        self = self.without_parameter(name);
+        self.parameters.push((name, value.to_owned()));
+        self
+    }
+
+    pub fn without_parameter(mut self, name: &str) -> Self {
+        self.parameters.retain(|(known, _)| *known != name);
+        self
     }
 
     /// Adds a header and signs it.
@@ -104,7 +137,13 @@ impl Forgery {
         if let Some(canonical) = &self.canonical {
             return canonical.clone();
         }
-        let mut text = format!("{}\n{}\n{}\n", self.method, self.path, self.query);
+        let own = self.query.split('&').map(str::to_owned);
+        let mut pairs: Vec<String> = own.chain(self.parameters.iter().map(encoded)).collect();
+        if !self.parameters.is_empty() {
+            // None of these names begins another, so whole pairs sort as names do.
+            pairs.sort_unstable();
+        }
+        let mut text = format!("{}\n{}\n{}\n", self.method, self.path, pairs.join("&"));
         for name in self.signed.split(';') {
             let of_name = self.request.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
             let values: Vec<_> = of_name.map(|(_, v)| String::from_utf8_lossy(v).trim().to_owned()).collect();
@@ -130,6 +169,11 @@ impl Forgery {
 
     /// The request with this signature.
     pub fn with_signature(mut self, signature: &str) -> Request {
+        if !self.parameters.is_empty() {
+            let parameters: String = self.parameters.iter().map(|pair| format!("&{}", encoded(pair))).collect();
+            self.request.target += &format!("{parameters}&X-Amz-Signature={signature}{}", self.appended);
+            return self.request;
+        }
         let signed = self.named.as_ref().unwrap_or(&self.signed);
         let value = format!(
             "AWS4-HMAC-SHA256 Credential={}/{}, SignedHeaders={signed}, Signature={signature}",
@@ -143,6 +187,13 @@ impl Forgery {
         let signature = self.signature();
         self.with_signature(&signature)
     }
+}
+
+fn encoded((name, value): &(&str, String)) -> String {
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let value: String =
+        value.bytes().map(|b| if unreserved(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    format!("{name}={value}")
 }
 
 /// RFC 2104 over SHA-256.

@@ -30,7 +30,7 @@ async fn start() -> (Axon, Gateway) {
     });
     let setup = Setup::new(&[axon.url()])
         .file("keys.yaml", &lines.collect::<String>())
-        .block("auth", "{ keys: keys.yaml, region: [us-east-1, eu-west-1] }")
+        .block("auth", "{ keys: keys.yaml, region: [us-east-1, eu-west-1], presigned: { max_expires: 15m } }")
         .block("limits", "{ per_ip: disabled, global: disabled, governance: disabled }")
         .listen("header_bytes: 64KiB");
     (axon, setup.start().await)
@@ -75,12 +75,7 @@ async fn the_gateway_gives_the_same_answers_and_axon_sees_none() {
             (Harmless, [one]) => {
                 assert_eq!((one.method.as_str(), one.target.as_str()), ("POST", "/dispatch"), "{name}");
                 assert_eq!(one.body, attack.body, "{name}");
-                let passed = |n: &str| {
-                    ["host", "content-type", "content-length", "x-request-id", "x-forwarded-for", "x-correlation-id"]
-                        .iter()
-                        .any(|known| known.eq_ignore_ascii_case(n))
-                };
-                let strange: Vec<_> = one.headers.iter().filter(|(n, _)| !passed(n)).collect();
+                let strange: Vec<_> = one.headers.iter().filter(|(n, _)| !is_orbits(n)).collect();
                 assert!(strange.is_empty(), "{name}: Axon saw {strange:?}");
                 assert_eq!(one.header("x-forwarded-for"), Some("127.0.0.1"), "{name}");
             }
@@ -117,6 +112,46 @@ async fn what_the_head_gives_away_is_refused_without_its_body() {
     });
     futures_util::future::join_all(refused).await;
     assert!(axon.requests().is_empty());
+}
+
+/// What stands between and behind the chunks of a body is framing: it says nothing to the verifier, and
+/// nothing of it reaches Axon.
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_and_chunk_extensions_mean_nothing() {
+    let (axon, gateway) = start().await;
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    for signed in [super::rows::plain(), super::rows::declared(), super::rows::presigned()] {
+        for trailer in [
+            "x-amz-acl: public-read\r\n".to_owned(),
+            "Authorization: Bearer x\r\nX-Amz-Date: 20150830T123600Z\r\nHost: other.example\r\n".into(),
+            format!("x-amz-content-sha256: {empty}\r\nx-amz-security-token: x\r\n"),
+            "x-amz-trailer-signature: 00\r\nx-amz-checksum-crc32: AAAAAA==\r\n".into(),
+        ] {
+            let before = axon.requests().len();
+            let (first, rest) = signed.body.split_at(7);
+            let mut head = signed.clone();
+            head.add("Transfer-Encoding", "chunked");
+            let mut raw = head.head_bytes();
+            for part in [first, rest] {
+                raw.extend(format!("{:x};chunk-signature={}\r\n", part.len(), "0".repeat(64)).bytes());
+                raw.extend([part, b"\r\n"].concat());
+            }
+            raw.extend(format!("0;chunk-signature={}\r\n{trailer}\r\n", "0".repeat(64)).bytes());
+            contract(&request(gateway.addr(), raw).await, Kind::Success);
+            let seen = axon.requests().split_off(before);
+            assert_eq!(seen.len(), 1, "{trailer}");
+            assert_eq!(seen[0].body, signed.body, "{trailer}");
+            let strange: Vec<_> = seen[0].headers.iter().filter(|(n, _)| !is_orbits(n)).collect();
+            assert!(strange.is_empty(), "{trailer}: Axon saw {strange:?}");
+        }
+    }
+}
+
+/// Whether Orbit itself sends a header of that name.
+fn is_orbits(name: &str) -> bool {
+    ["host", "content-type", "content-length", "x-request-id", "x-forwarded-for", "x-correlation-id"]
+        .iter()
+        .any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// Whatever byte the client leaves at: no answer that could be taken for a success, and nothing for Axon.

@@ -101,6 +101,10 @@ pub(super) fn temporary() -> Request {
     Forgery { id: TEMPORARY, ..Forgery::honest().header("X-Amz-Security-Token", TOKEN) }.seal()
 }
 
+pub(super) fn presigned() -> Request {
+    Forgery::presigned().seal()
+}
+
 pub(super) fn all() -> Vec<Attack> {
     let mut rows = Vec::new();
     for (base, captured, table) in [
@@ -114,6 +118,7 @@ pub(super) fn all() -> Vec<Attack> {
         ("declared: ", declared(), DECLARED),
         ("temporary: ", temporary(), TOKENS),
         ("", plain(), HARMLESS),
+        ("presigned: ", presigned(), PRESIGNED),
     ] {
         rows.extend(table.iter().map(|(name, source, fate, alter)| {
             let mut request = captured.clone();
@@ -124,6 +129,10 @@ pub(super) fn all() -> Vec<Attack> {
     rows.extend(RE_SIGNED.iter().map(|(name, source, fate, forge)| {
         let request = forge(Forgery::honest()).seal();
         Attack { name: format!("re-signed: {name}"), source, request, fate: *fate }
+    }));
+    rows.extend(RE_PRESIGNED.iter().map(|(name, source, fate, forge)| {
+        let request = forge(Forgery::presigned()).seal();
+        Attack { name: format!("re-presigned: {name}"), source, request, fate: *fate }
     }));
     rows.extend(each_part());
     rows.extend(injections());
@@ -896,6 +905,313 @@ const RE_SIGNED: &[(&str, &str, Fate, Forge)] = &[
         Forgery { id: TEMPORARY, secret: "another secret", ..f }.declared().header("X-Amz-Security-Token", "another")
     }),
 ];
+
+/// A captured presigned request, changed.
+const PRESIGNED: &[(&str, &str, Fate, Alter)] = &[
+    ("unchanged", "", Harmless, |_| {}),
+    // In part.
+    ("no X-Amz-Algorithm", QUERY_ONLY, Refused("malformed"), |r| cut(r, "X-Amz-Algorithm")),
+    ("no X-Amz-Credential", QUERY_ONLY, Refused("malformed"), |r| cut(r, "X-Amz-Credential")),
+    ("no X-Amz-Date", QUERY_ONLY, Refused("malformed"), |r| cut(r, "X-Amz-Date")),
+    ("no X-Amz-Expires", CLOCK, Refused("mismatch"), |r| cut(r, "X-Amz-Expires")),
+    ("no X-Amz-SignedHeaders", QUERY_ONLY, Refused("malformed"), |r| cut(r, "X-Amz-SignedHeaders")),
+    ("no X-Amz-Signature", QUERY_ONLY, Refused("malformed"), |r| cut(r, "X-Amz-Signature")),
+    ("X-Amz-Credential alone", QUERY_ONLY, Refused("malformed"), |r| {
+        let (path, _) = r.target.split_once('?').expect("a query");
+        r.target = format!("{path}?{}", parameter(r, "X-Amz-Credential"));
+    }),
+    ("X-Amz-Signature alone", QUERY_ONLY, Refused("malformed"), |r| {
+        let (path, _) = r.target.split_once('?').expect("a query");
+        r.target = format!("{path}?{}", parameter(r, "X-Amz-Signature"));
+    }),
+    ("none of it", UNKNOWN_KIND, Coded("MISSING_AUTHORIZATION"), |r| {
+        r.target = "/dispatch?stage=prod&a=%2B&a=1&flag=".into();
+    }),
+    // Twice, or in another spelling.
+    ("X-Amz-Signature twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-Signature")),
+    ("X-Amz-Credential twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-Credential")),
+    ("X-Amz-SignedHeaders twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-SignedHeaders")),
+    ("X-Amz-Date twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-Date")),
+    ("X-Amz-Expires twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-Expires")),
+    ("X-Amz-Algorithm twice, the same", DUPLICATE, Refused("malformed"), |r| again(r, "X-Amz-Algorithm")),
+    ("X-Amz-Signature twice, an empty one behind", DUPLICATE, Refused("malformed"), |r| {
+        r.target += "&X-Amz-Signature";
+    }),
+    ("X-Amz-Expires twice, more before", DUPLICATE, Refused("malformed"), |r| {
+        query(r, "stage", "X-Amz-Expires=900&stage");
+    }),
+    ("x-amz-expires beside it", DUPLICATE, Refused("malformed"), |r| r.target += "&x-amz-expires=900"),
+    ("X-AMZ-CREDENTIAL beside it", DUPLICATE, Refused("malformed"), |r| r.target += "&X-AMZ-CREDENTIAL=AKIDOTHER"),
+    ("X%2DAmz-Signature beside it", DUPLICATE, Refused("malformed"), |r| r.target += "&X%2DAmz-Signature=1"),
+    ("X-Amz-Signature with a letter escaped", "", Refused("malformed"), |r| {
+        query(r, "X-Amz-Signature", "X-Amz-%53ignature");
+    }),
+    ("x-amz-date in lower case", "", Refused("malformed"), |r| query(r, "X-Amz-Date", "x-amz-date")),
+    ("X_Amz_Signature beside it", LOOK_ALIKE, Refused("mismatch"), |r| r.target += "&X_Amz_Signature=1"),
+    ("X+Amz+Signature beside it", LOOK_ALIKE, Refused("mismatch"), |r| r.target += "&X+Amz+Signature=1"),
+    ("a name with a NUL behind", LOOK_ALIKE, Refused("mismatch"), |r| r.target += "&X-Amz-Signature%00=1"),
+    ("Authorization beside it", QUERY_ONLY, Refused("malformed"), |r| {
+        let value = plain().text("authorization");
+        r.add("Authorization", &value);
+    }),
+    ("Bearer beside it", QUERY_ONLY, Refused("malformed"), |r| r.add("Authorization", "Bearer x")),
+    ("an empty Authorization beside it", QUERY_ONLY, Refused("malformed"), |r| r.add("Authorization", "")),
+    ("moved into the header", PURPOSE, Refused("unsigned_header"), |r| {
+        let of = |name: &str| parameter(r, name).split_once('=').expect("a value").1.to_owned();
+        let names = of("X-Amz-SignedHeaders").replace("%3B", ";");
+        let value = format!(
+            "AWS4-HMAC-SHA256 Credential={ID}/{SCOPE_TEXT}, SignedHeaders={names}, Signature={}",
+            of("X-Amz-Signature")
+        );
+        r.target = "/dispatch?stage=prod&a=%2B&a=1&flag=".into();
+        r.add("X-Amz-Date", NOW_BASIC);
+        r.add("Authorization", &value);
+    }),
+    // The values.
+    ("another algorithm", ALGORITHM, Refused("unsupported_algorithm"), |r| query(r, "AWS4-HMAC", "AWS4-ECDSA-P256")),
+    ("an empty algorithm", ALGORITHM, Refused("unsupported_algorithm"), |r| query(r, "AWS4-HMAC-SHA256", "")),
+    ("another region", SCOPE, Refused("wrong_scope"), |r| query(r, "us-east-1", "us-east-2")),
+    ("another region that is accepted", SCOPE, Refused("mismatch"), |r| query(r, "us-east-1", "eu-west-1")),
+    ("another service", PURPOSE, Refused("wrong_scope"), |r| query(r, "execute-api", "s3")),
+    ("another terminator", "", Refused("wrong_scope"), |r| query(r, "aws4_request", "aws5_request")),
+    ("yesterday in the scope", CLOCK, Refused("wrong_scope"), |r| query(r, "20261122%2F", "20261121%2F")),
+    ("four parts of Credential", "", Refused("malformed"), |r| query(r, "%2Faws4_request", "")),
+    ("six parts of Credential", "", Refused("malformed"), |r| query(r, "%2Faws4_request", "%2Faws4_request%2F")),
+    ("slashes escaped twice", ENCODING, Refused("malformed"), |r| query(r, "%2Faws4", "%252Faws4")),
+    ("another key's id", "", Refused("mismatch"), |r| query(r, ID, "AKIDOTHER")),
+    ("an unknown key id", "", Refused("mismatch"), |r| query(r, ID, "AKIDUNKNOWN")),
+    ("a later date", CLOCK, Refused("mismatch"), |r| query(r, "T095651Z", "T095652Z")),
+    ("a date that has expired", CLOCK, Refused("expired"), |r| query(r, "T095651Z", "T095550Z")),
+    ("a date to come", CLOCK, Refused("not_yet_valid"), |r| query(r, "T095651Z", "T100152Z")),
+    ("a date in another form", "", Refused("malformed"), |r| query(r, NOW_BASIC, "2026-11-22T09%3A56%3A51Z")),
+    ("an empty date", "", Refused("malformed"), |r| query(r, NOW_BASIC, "")),
+    ("X-Amz-Expires raised", CLOCK, Refused("mismatch"), |r| query(r, "Expires=60", "Expires=900")),
+    ("X-Amz-Expires above what is allowed", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=901")),
+    ("X-Amz-Expires above what there is", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=604801")),
+    ("X-Amz-Expires that wraps", CLOCK, Refused("malformed"), |r| query(r, "=60", "=18446744073709551676")),
+    ("X-Amz-Expires zero", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=0")),
+    ("X-Amz-Expires empty", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=")),
+    ("X-Amz-Expires negative", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=-60")),
+    ("X-Amz-Expires with a sign", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=%2B60")),
+    ("X-Amz-Expires with fractions", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=60.5")),
+    ("X-Amz-Expires in words", CLOCK, Refused("malformed"), |r| query(r, "Expires=60", "Expires=1e3")),
+    ("X-Amz-Expires with a zero in front", CLOCK, Refused("mismatch"), |r| query(r, "Expires=60", "Expires=060")),
+    ("the signature altered", "", Refused("mismatch"), |r| {
+        let pair = parameter(r, "X-Amz-Signature");
+        let (name, signature) = pair.split_once('=').expect("a value");
+        let other = format!("{name}={}", signature.chars().rev().collect::<String>());
+        query(r, &pair, &other);
+    }),
+    ("the signature in upper case", "", Refused("malformed"), |r| {
+        let pair = parameter(r, "X-Amz-Signature");
+        let (name, signature) = pair.split_once('=').expect("a value");
+        let other = format!("{name}={}", signature.to_uppercase());
+        query(r, &pair, &other);
+    }),
+    ("the signature cut", "", Refused("malformed"), |r| r.target.truncate(r.target.len() - 1)),
+    ("X-Amz-SignedHeaders empty", "", Refused("malformed"), |r| {
+        let pair = parameter(r, "X-Amz-SignedHeaders");
+        query(r, &pair, "X-Amz-SignedHeaders=");
+    }),
+    ("names in another order", "", Refused("malformed"), |r| query(r, "content-type%3Bhost", "host%3Bcontent-type")),
+    ("host taken from the names", HOST, Refused("unsigned_header"), |r| query(r, "host%3B", "")),
+    ("an x-amz- header taken from the names", INJECTED, Refused("unsigned_header"), |r| {
+        query(r, "x-amz-meta-team%3B", "");
+    }),
+    ("an absent name put into the names", ABSENT, Refused("missing_signed_header"), |r| {
+        query(r, "host%3B", "host%3Buser-agent%3B");
+    }),
+    // Everything that is bound.
+    ("another method", "CVE-2022-2385 aws-iam-authenticator", Door("METHOD_NOT_ALLOWED", "mismatch"), |r| {
+        r.method = "GET".into();
+    }),
+    ("another path", "CVE-2020-16251 Vault", Door("NOT_FOUND", "mismatch"), |r| path(r, "/other")),
+    ("another host", HOST, Refused("mismatch"), |r| r.set("host", "other.example")),
+    ("absolute form of another host", FOREIGN, Coded("INVALID_REQUEST"), |r| {
+        r.target = format!("http://other.example{}", r.target);
+    }),
+    ("a pair added", DUPLICATE, Refused("mismatch"), |r| r.target += "&b=1"),
+    ("a pair removed", "", Refused("mismatch"), |r| query(r, "stage=prod&", "")),
+    ("a value altered", "", Refused("mismatch"), |r| query(r, "prod", "prof")),
+    ("another body", EMPTY_HASH, Refused("mismatch"), |r| r.body = br#"{"intent":"delete_everything"}"#.to_vec()),
+    ("the body emptied", EMPTY_HASH, Refused("mismatch"), |r| r.body.clear()),
+    ("a space behind the body", "", Refused("mismatch"), |r| r.body.push(b' ')),
+    ("a signed header altered", "", Refused("mismatch"), |r| r.set("x-amz-meta-team", "b")),
+    ("a signed header removed", ABSENT, Refused("missing_signed_header"), |r| r.remove("x-correlation-id")),
+    ("an x-amz- header added", INJECTED, Refused("unsigned_header"), |r| r.add("X-Amz-Copy-Source", "/other")),
+    ("X-Amz-Date in a header too", DUPLICATE, Refused("unsigned_header"), |r| r.add("X-Amz-Date", NOW_BASIC)),
+    ("a date in a header too", CLOCK, Harmless, |r| r.add("Date", "Sun, 06 Nov 1994 08:49:37 GMT")),
+    ("a token added", "", Refused("token_mismatch"), |r| r.target += "&X-Amz-Security-Token=t"),
+    ("a token added in a header", "", Refused("token_mismatch"), |r| r.add("X-Amz-Security-Token", "t")),
+    ("an empty token added", "", Refused("token_mismatch"), |r| r.target += "&X-Amz-Security-Token="),
+    ("the hash of nothing added", EMPTY_HASH, Refused("mismatch"), |r| {
+        r.add("X-Amz-Content-Sha256", &hex(&Sha256::digest(b"")));
+    }),
+    ("the body's own hash added in the query", EMPTY_HASH, Refused("mismatch"), |r| {
+        r.target += &format!("&X-Amz-Content-Sha256={}", hex(&Sha256::digest(&r.body)));
+    }),
+    ("UNSIGNED-PAYLOAD added", EMPTY_HASH, Refused("payload_mismatch"), |r| {
+        r.add("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD");
+    }),
+    ("UNSIGNED-PAYLOAD added in the query", EMPTY_HASH, Refused("payload_mismatch"), |r| {
+        r.target += "&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD";
+    }),
+    ("chunk signatures added in the query", CHUNKS, Refused("unsupported_algorithm"), |r| {
+        r.target += "&X-Amz-Content-Sha256=STREAMING-UNSIGNED-PAYLOAD-TRAILER";
+    }),
+    // What is free.
+    ("escapes spelt otherwise", "", Harmless, |r| query(r, &format!("{ID}%2F"), "%41KIDEXAMPLE%2f")),
+    ("the signature first", "", Harmless, |r| {
+        let pair = parameter(r, "X-Amz-Signature");
+        cut(r, "X-Amz-Signature");
+        query(r, "stage", &format!("{pair}&&stage"));
+    }),
+    ("the body's own hash in a header", "", Harmless, |r| {
+        let hash = hex(&Sha256::digest(&r.body));
+        r.add("X-Amz-Content-Sha256", &hash);
+    }),
+];
+
+/// Presigned by whoever has the secret, for something else or in another way.
+const RE_PRESIGNED: &[(&str, &str, Fate, Forge)] = &[
+    ("honestly", "", Harmless, |f| f),
+    ("for the longest time allowed", CLOCK, Harmless, |f| f.parameter("X-Amz-Expires", "900")),
+    ("for longer than is allowed", CLOCK, Refused("malformed"), |f| f.parameter("X-Amz-Expires", "901")),
+    ("for a week", CLOCK, Refused("malformed"), |f| f.parameter("X-Amz-Expires", "604800")),
+    ("for no time", CLOCK, Refused("malformed"), |f| f.parameter("X-Amz-Expires", "0")),
+    ("without X-Amz-Expires", CLOCK, Harmless, |f| f.without_parameter("X-Amz-Expires")),
+    ("a minute ago", CLOCK, Harmless, |f| presigned_at(f, "20261122T095551Z")),
+    ("over a minute ago", CLOCK, Refused("expired"), |f| presigned_at(f, "20261122T095550Z")),
+    ("long ago for a week", CLOCK, Refused("malformed"), |f| {
+        presigned_at(f, "20261122T000000Z").parameter("X-Amz-Expires", "604800")
+    }),
+    ("five minutes ahead", CLOCK, Harmless, |f| presigned_at(f, "20261122T100151Z")),
+    ("over five minutes ahead", CLOCK, Refused("not_yet_valid"), |f| presigned_at(f, "20261122T100152Z")),
+    ("five minutes ago without X-Amz-Expires", CLOCK, Harmless, |f| {
+        presigned_at(f, "20261122T095151Z").without_parameter("X-Amz-Expires")
+    }),
+    ("over five minutes ago without X-Amz-Expires", CLOCK, Refused("expired"), |f| {
+        presigned_at(f, "20261122T095150Z").without_parameter("X-Amz-Expires")
+    }),
+    ("without host", HOST, Refused("unsigned_header"), |f| {
+        let f = f.not("host");
+        let names = f.signed.clone();
+        f.parameter("X-Amz-SignedHeaders", &names)
+    }),
+    ("with host alone", INJECTED, Refused("unsigned_header"), |f| {
+        Forgery { signed: "host".into(), ..f }.parameter("X-Amz-SignedHeaders", "host")
+    }),
+    ("with a header that is absent", ABSENT, Refused("missing_signed_header"), |f| {
+        let f = f.also("x-absent");
+        let names = f.signed.clone();
+        f.parameter("X-Amz-SignedHeaders", &names)
+    }),
+    ("with another secret", "", Refused("mismatch"), |f| Forgery { secret: "another secret", ..f }),
+    ("without AWS4 before the secret", "", Refused("mismatch"), |f| Forgery { prefix: "", ..f }),
+    ("with the key of yesterday", CLOCK, Refused("mismatch"), |f| Forgery {
+        derived: ["20261121", "us-east-1", "execute-api", "aws4_request"],
+        ..f
+    }),
+    ("by a disabled key", "", Refused("mismatch"), |f| presigned_by(f, "AKIDDISABLED")),
+    ("by a key that is no longer valid", "", Refused("mismatch"), |f| presigned_by(f, "AKIDLAPSED")),
+    ("for another region", SCOPE, Refused("wrong_scope"), |f| {
+        scoped(f, [TODAY, "us-west-2", "execute-api", "aws4_request"])
+            .parameter("X-Amz-Credential", "AKIDEXAMPLE/20261122/us-west-2/execute-api/aws4_request")
+    }),
+    ("for S3", PURPOSE, Refused("wrong_scope"), |f| {
+        scoped(f, [TODAY, "us-east-1", "s3", "aws4_request"])
+            .parameter("X-Amz-Credential", "AKIDEXAMPLE/20261122/us-east-1/s3/aws4_request")
+    }),
+    ("for an unsigned body, as S3 does", EMPTY_HASH, Refused("mismatch"), |f| Forgery {
+        payload: Some("UNSIGNED-PAYLOAD".into()),
+        ..f
+    }),
+    ("for an unsigned body, and saying so", EMPTY_HASH, Refused("payload_mismatch"), |f| {
+        let payload = Some("UNSIGNED-PAYLOAD".into());
+        Forgery { payload, ..f }.parameter("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+    }),
+    ("for an empty body", EMPTY_HASH, Refused("mismatch"), |f| {
+        let payload = Some(hex(&Sha256::digest(b"")));
+        Forgery { payload, ..f }
+    }),
+    ("for an empty body, and saying so", EMPTY_HASH, Refused("payload_mismatch"), |f| {
+        let hash = hex(&Sha256::digest(b""));
+        Forgery { payload: Some(hash.clone()), ..f }.parameter("X-Amz-Content-Sha256", &hash)
+    }),
+    ("with the body's hash in the query", "", Harmless, |f| {
+        let hash = f.body_hash();
+        f.parameter("X-Amz-Content-Sha256", &hash)
+    }),
+    ("with the body's hash in the query and in a header", DUPLICATE, Refused("malformed"), |f| {
+        let hash = f.body_hash();
+        let mut f = f.parameter("X-Amz-Content-Sha256", &hash);
+        f.request.add("X-Amz-Content-Sha256", &hash);
+        f
+    }),
+    ("with its date in the query and in a header", DUPLICATE, Refused("malformed"), |f| {
+        let f = f.header("X-Amz-Date", NOW_BASIC);
+        let names = f.signed.clone();
+        f.parameter("X-Amz-SignedHeaders", &names)
+    }),
+    // The token.
+    ("by a temporary key with its token", "", Harmless, |f| {
+        presigned_by(f, TEMPORARY).parameter("X-Amz-Security-Token", TOKEN)
+    }),
+    ("by a temporary key with its token added behind", "", Harmless, |f| {
+        let appended = format!("&X-Amz-Security-Token={}", TOKEN.replace('/', "%2F"));
+        Forgery { appended, ..presigned_by(f, TEMPORARY) }
+    }),
+    ("by a temporary key with its token in a header", "", Harmless, |f| {
+        let mut f = presigned_by(f, TEMPORARY);
+        f.request.add("X-Amz-Security-Token", TOKEN);
+        f
+    }),
+    ("by a temporary key with its token in both", DUPLICATE, Refused("malformed"), |f| {
+        let mut f = presigned_by(f, TEMPORARY).parameter("X-Amz-Security-Token", TOKEN);
+        f.request.add("X-Amz-Security-Token", TOKEN);
+        f
+    }),
+    ("by a temporary key with its token twice", DUPLICATE, Refused("malformed"), |f| {
+        let appended = format!("&X-Amz-Security-Token={}", TOKEN.replace('/', "%2F"));
+        Forgery { appended, ..presigned_by(f, TEMPORARY) }.parameter("X-Amz-Security-Token", TOKEN)
+    }),
+    ("by a temporary key with another token", "", Refused("token_mismatch"), |f| {
+        presigned_by(f, TEMPORARY).parameter("X-Amz-Security-Token", "another")
+    }),
+    ("by a temporary key with another token added behind", "", Refused("token_mismatch"), |f| Forgery {
+        appended: "&X-Amz-Security-Token=another".into(),
+        ..presigned_by(f, TEMPORARY)
+    }),
+    ("by a temporary key without its token", "", Refused("token_mismatch"), |f| presigned_by(f, TEMPORARY)),
+    ("with a pair added beside the token behind", DUPLICATE, Refused("mismatch"), |f| {
+        let appended = format!("&X-Amz-Security-Token={}&b=1", TOKEN.replace('/', "%2F"));
+        Forgery { appended, ..presigned_by(f, TEMPORARY) }
+    }),
+];
+
+fn presigned_at(forgery: Forgery, stamp: &str) -> Forgery {
+    Forgery { stamp: stamp.into(), ..forgery }.parameter("X-Amz-Date", stamp)
+}
+
+fn presigned_by(forgery: Forgery, id: &'static str) -> Forgery {
+    Forgery { id, ..forgery }.parameter("X-Amz-Credential", &format!("{id}/{SCOPE_TEXT}"))
+}
+
+/// A parameter of the query, as it stands there.
+fn parameter(request: &Request, name: &str) -> String {
+    let (_, query) = request.target.split_once('?').expect("a query");
+    let found = query.split('&').find(|pair| pair.split('=').next() == Some(name));
+    found.unwrap_or_else(|| panic!("no {name} in {query}")).to_owned()
+}
+
+fn cut(request: &mut Request, name: &str) {
+    let pair = format!("&{}", parameter(request, name));
+    query(request, &pair, "");
+}
+
+fn again(request: &mut Request, name: &str) {
+    request.target += &format!("&{}", parameter(request, name));
+}
 
 impl Forgery {
     /// One more value of a name that is signed.

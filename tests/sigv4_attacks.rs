@@ -12,6 +12,8 @@ mod rows;
 
 use std::time::Duration;
 
+use orbit::auth::canonical::{Canonical, FORMS_MAX};
+use orbit::auth::claim::Parts;
 use orbit::auth::{KeyEntry, Keyring, Rules, claim};
 use orbit::clock::{Clock, ManualClock, Moment};
 use orbit::error::{Code, Details, Rejection};
@@ -241,6 +243,56 @@ fn an_unsigned_payload_by_permission_leaves_only_the_body_open() {
     verify(&stranger.seal(), BODY.as_bytes()).expect_err("and so is the secret");
     verify(&rows::declared(), b"anything").expect_err("and a body that is declared");
     verify(&rows::plain(), b"anything").expect_err("and a body that is not");
+}
+
+#[test]
+fn a_claim_shows_its_key_and_nothing_else() {
+    let keyring = Keyring::from_entries(keys()).expect("valid keys");
+    for request in [rows::plain(), rows::declared(), rows::presigned()] {
+        let claim = claim(&request.head().expect("a head"), &rules(), &keyring, now()).expect("a claim");
+        assert_eq!(format!("{claim:?}"), "Claim { access_key_id: \"AKIDEXAMPLE\", .. }");
+    }
+}
+
+/// What is hashed for a request, in every form together, grows as the request does: twice the request, twice
+/// the bytes, and never more than a fixed number of times the request.
+#[test]
+fn the_bytes_hashed_grow_no_faster_than_the_request() {
+    let hashed = |request: &Request| {
+        let head = request.head().expect("a head");
+        let value = head.all(b"authorization").next().expect("Authorization").to_vec();
+        let parts = Parts::from_header(&value).expect("parts");
+        let canonical = Canonical::new(&head, &parts).expect("covered");
+        let mut out = Vec::new();
+        canonical.forms().for_each(|form| canonical.write(form, &mut out));
+        let sent = request.head_bytes().len();
+        // Every byte of a target may be escaped; names stand in the list once more.
+        assert!(out.len() <= FORMS_MAX * 3 * sent, "{} bytes for a head of {sent}", out.len());
+        out.len()
+    };
+    let odd = |mut forgery: Forgery, target: String| {
+        forgery.request.set("host", "orbit.example:443");
+        forgery.request.target = target;
+        forgery.header("X-Odd", "a  b\tc").seal()
+    };
+    type Grow<'a> = (&'a str, &'a dyn Fn(usize) -> Request);
+    let growing: [Grow<'_>; 5] = [
+        ("pairs", &|n| odd(Forgery::honest(), format!("/dispatch?{}", "%7c=+&1=%41&".repeat(20 * n)))),
+        ("one value", &|n| odd(Forgery::honest(), format!("/dispatch?%7c=1&1={}", "%41+|".repeat(100 * n)))),
+        ("segments", &|n| odd(Forgery::honest(), format!("/{}.?%7c=1&1=2", "a/../b//|/./".repeat(40 * n)))),
+        ("signed headers", &|n| {
+            let more = (0..30 * n).map(|at| (format!("X-{at:03}"), "a  b\tc".repeat(5)));
+            let forgery = more.fold(Forgery::honest(), |forgery, (name, value)| forgery.header(&name, &value));
+            odd(forgery, "/dispatch/.?%7c=+&1=%41".into())
+        }),
+        ("one signed header", &|n| {
+            odd(Forgery::honest().header("X-Long", &"a  b\t".repeat(300 * n)), "/.?%7c&1=+".into())
+        }),
+    ];
+    for (what, request) in growing {
+        let [one, two, four] = [1, 2, 4].map(|n| hashed(&request(n)));
+        assert!(two <= 2 * one && four <= 2 * two, "{what}: {one}, {two}, {four} bytes");
+    }
 }
 
 fn is_blank(byte: u8) -> bool {

@@ -591,6 +591,28 @@ mod tests {
     }
 
     #[test]
+    fn each_oddity_brings_its_own_forms_and_no_other() {
+        for (count, target, fields) in [
+            (1, "/dispatch?a=1&b=%20", "Host: a:81\r\nX: b c\r\n"),
+            (2, "/a/./b", "Host: a\r\nX: b\r\n"),
+            (2, "/a//b", "Host: a\r\nX: b\r\n"),
+            (3, "/a/.", "Host: a\r\nX: b\r\n"),
+            (3, "/a/..", "Host: a\r\nX: b\r\n"),
+            (1, "/a./b..c", "Host: a\r\nX: b\r\n"),
+            (2, "/?a=+", "Host: a\r\nX: b\r\n"),
+            (2, "/?a=%2f", "Host: a\r\nX: b\r\n"),
+            (2, "/?%7C=1&1=2", "Host: a\r\nX: b\r\n"),
+            (2, "/", "Host: a:80\r\nX: b\r\n"),
+            (2, "/", "Host: a:443\r\nX: b\r\n"),
+            (2, "/", "Host: a\r\nX: b  c\r\n"),
+            (3, "/", "Host: a\r\nX: b\tc\r\n"),
+            (1, "/", "Host: a\r\nX: b\r\nY: c  d\te\r\n"),
+        ] {
+            assert_eq!(forms(&parts("a", None), target, fields).len(), count, "{target} {fields:?}");
+        }
+    }
+
+    #[test]
     fn forms_are_bounded_and_start_with_the_specification() {
         let presigned = presigned(Some(b"t"));
         let (target, fields) = ("/a//./?b=%7c&a=1=2&X-Amz-Security-Token=t", "Host: a:80\r\nX: a  b\t c\r\n");

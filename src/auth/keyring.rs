@@ -367,7 +367,24 @@ mod tests {
                 (4, "access_key_id")
             ]
         );
-        assert!(Keyring::from_entries(vec![entry("A"); KEYS_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn bounds_include_their_ends() {
+        let many = |count: usize| Keyring::from_entries((0..count).map(|n| entry(&format!("A{n}"))).collect());
+        assert!(many(KEYS_MAX).is_ok() && many(KEYS_MAX + 1).is_err());
+        let problem = |change: &dyn Fn(&mut KeyEntry)| {
+            let mut entry = entry("A");
+            change(&mut entry);
+            Keyring::from_entries(vec![entry]).map(drop).map_err(|problems| problems[0].to_string())
+        };
+        let principal = "key 1: principal must be 1 to 256 bytes without control characters".to_owned();
+        assert_eq!(problem(&|e| e.principal = "a".repeat(PRINCIPAL_BYTES_MAX)), Ok(()));
+        assert_eq!(problem(&|e| e.principal = "a".repeat(PRINCIPAL_BYTES_MAX + 1)), Err(principal.clone()));
+        assert_eq!(problem(&|e| e.principal = String::new()), Err(principal));
+        assert_eq!(problem(&|e| (e.not_before, e.not_after) = (Some(7), Some(7))), Ok(()));
+        let token = "key 1: session_token must be visible ASCII; leave it out for a key without a token".to_owned();
+        assert_eq!(problem(&|e| e.session_token = Some("to ken".into())), Err(token));
     }
 
     #[test]
@@ -458,5 +475,8 @@ mod tests {
         let key = only(&ring);
         shown += &format!("{ring:?} {key:?} {:?}", key.signing_key(&stamp("20240115T000000Z"), "r", "s"));
         assert!(!shown.contains("s3cr3t") && !shown.contains("t0ken"), "{shown}");
+        for public in ["keys: 1", "[\"team\"]", "id: \"A\"", "scope: \"20240115/r/s/aws4_request\""] {
+            assert!(shown.contains(public), "{public}: {shown}");
+        }
     }
 }

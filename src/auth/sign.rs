@@ -200,6 +200,34 @@ mod tests {
     }
 
     #[test]
+    fn headers_that_are_text_are_signed_and_the_others_are_not() {
+        let now = ManualClock::at(1_705_314_600).now();
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("elsewhere"));
+        headers.insert("x-text", HeaderValue::from_static("a"));
+        headers.insert("x-bytes", HeaderValue::from_bytes(b"\xff").expect("a value"));
+        signer(Some("t0ken")).sign_headers("POST", "axon:8080", "/dispatch", &mut headers, b"{}", now).expect("signed");
+        let authorization = headers["authorization"].to_str().expect("text");
+        let names = "SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token;x-text, ";
+        assert!(authorization.contains(names), "{authorization}");
+        for name in ["authorization", "x-amz-security-token", "x-amz-date"] {
+            assert!(headers[name].is_sensitive(), "{name}");
+        }
+        let added = signer(Some("t0ken")).sign("POST", "axon:8080", "/dispatch", &[("x-text", "a")], b"{}", now);
+        let added = added.expect("signed").into_iter().find(|(name, _)| *name == "authorization").expect("added");
+        assert_eq!(added.1, authorization, "the host is the one that is asked for");
+        let refused = signer(None).sign_headers("POST", "a b", "/", &mut headers, b"", now).expect_err("no authority");
+        assert_eq!(refused, "the request to the upstream cannot be signed");
+    }
+
+    #[test]
+    fn an_error_says_its_cause() {
+        let now = ManualClock::at(1_705_314_600).now();
+        let error = signer(None).sign("POST", "axon", "/", &[("a", "b\nc")], b"", now).expect_err("value");
+        assert!(error.source().is_some_and(|cause| !cause.to_string().is_empty()), "{error:?}");
+    }
+
+    #[test]
     fn what_is_no_http_is_an_error_and_no_panic() {
         let now = ManualClock::at(1_705_314_600).now();
         for (authority, target) in [("", "/"), ("a b", "/"), ("axon", "/\u{7f}"), ("axon", "no slash")] {

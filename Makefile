@@ -6,7 +6,7 @@ NODE_CLIENTS := target/test-node
 GO_CLIENTS := target/test-go
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-tools lint bench bench-failures build-tools client-tools
+.PHONY: help run test test-tools fuzz fuzz-tools lint bench bench-failures build-tools client-tools
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,11 +14,16 @@ help: ## List the targets
 run: build-tools ## Start Orbit with an embedded Axon and a made-up key; it sends itself a signed dispatch
 	$(CARGO) run --locked -- dev $(ARGS)
 
-test: build-tools test-tools ## Install what the tests need and run all of them
+test: build-tools test-tools fuzz-tools ## Install what the tests need and run all of them; then fuzz the verifier for a moment
 	$(CARGO) test --locked
+	fuzz/run
+
+fuzz: fuzz-tools ## Fuzz the verifier: five minutes for each target, or ARGS="--seconds 60 --keep head"
+	fuzz/run $(or $(ARGS),--seconds 300)
 
 lint: build-tools ## Formatting, clippy, rustdoc; advisories if cargo-deny is installed
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check advisories; \
@@ -58,6 +63,10 @@ build-tools:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it with rustup, then run make again" >&2; exit 1; }
 	@$(call debian,cmake)
 
+# libFuzzer is C++.
+fuzz-tools:
+	@$(call debian,g++)
+
 client-tools:
 	@$(call debian,$(CLIENT_PACKAGES))
 
@@ -65,6 +74,7 @@ client-tools:
 CLIENT_PACKAGES := curl python3-venv nodejs npm golang-go \
 	golang-github-aws-aws-sdk-go-dev golang-github-aws-aws-sdk-go-v2-dev
 present_cmake := command -v cmake
+present_g++ := command -v g++
 present_curl := command -v curl
 present_python3-venv := python3 -c 'import ensurepip'
 present_nodejs := command -v node

@@ -183,14 +183,7 @@ fn accepted(c: &mut Criterion) {
 fn refused(c: &mut Criterion) {
     let signed = [("Content-Type", "application/json"), ("X-Correlation-ID", "abc123-def456")];
     let scene = Scene::new("/dispatch", &signed, vec![b'a'; 200], false);
-    let head = |from: &str, to: &str| {
-        let mut text = String::from("POST /dispatch HTTP/1.1\r\n");
-        for (name, value) in scene.head.fields() {
-            text += &format!("{}: {}\r\n", String::from_utf8_lossy(name), String::from_utf8_lossy(value));
-        }
-        assert!(text.contains(from), "{from}");
-        parse(text.replacen(from, to, 1))
-    };
+    let head = |from: &str, to: &str| rewritten(&scene.head, from, to);
     let mut group = c.benchmark_group("refuse");
     for (name, head) in [
         ("malformed", head("SignedHeaders=", "signedheaders=")),
@@ -199,14 +192,7 @@ fn refused(c: &mut Criterion) {
         ("bearer", head("AWS4-HMAC-SHA256", "Bearer")),
         ("wrong_signature", scene.head.clone()),
         ("presigned_in_part", parse("POST /dispatch?X-Amz-Credential=a HTTP/1.1\r\nHost: a\r\n".to_owned())),
-        ("presigned_unknown_key", {
-            let head = presigned("/dispatch", &signed, &scene.body);
-            let text = format!("POST {} HTTP/1.1\r\n", head.target().replace(ID, "AKIDUNKNOWN"));
-            let field = |(name, value): (&[u8], &[u8])| {
-                format!("{}: {}\r\n", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
-            };
-            parse(head.fields().map(field).fold(text, |head, line| head + &line))
-        }),
+        ("presigned_unknown_key", rewritten(&presigned("/dispatch", &signed, &scene.body), ID, "AKIDUNKNOWN")),
         // The most that someone who knows a key id can ask for: every form, over a long query.
         ("wrong_signature_in_all_forms", {
             let pairs: Vec<_> =
@@ -258,5 +244,85 @@ fn replay(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, accepted, refused, replay);
+/// What a request costs that is twice and four times as large: twice and four times as much at most. Printed
+/// as ratios, because nanoseconds of a shared machine say little.
+fn growth(_: &mut Criterion) {
+    let signed = [("Content-Type", "application/json"), ("X-Correlation-ID", "abc123-def456")];
+    let query = |pairs: usize| {
+        let pairs: Vec<_> = (0..pairs).map(|n| format!("parameter{n:03}=a%20value%2F{n:03}")).rev().collect();
+        format!("/dispatch?{}", pairs.join("&"))
+    };
+    let scene = |target: &str| Scene::new(target, &signed, vec![b'a'; 200], false);
+    let by_query = |n: usize| scene(&query(66 * n));
+    let by_presigned_query = |n: usize| {
+        let target = query(60 * n);
+        Scene { head: presigned(&target, &signed, &[b'a'; 200]), ..scene(&target) }
+    };
+    let by_a_stranger = |n: usize| {
+        let known = by_query(n);
+        Scene { head: rewritten(&known.head, ID, "AKIDUNKNOWN"), ..known }
+    };
+    // Every form has to be tried before the signature is known to be wrong.
+    let in_all_forms = |n: usize| {
+        let odd = scene(&format!("/a/./b/.?{}", ["%7c=+", "1=%41"].repeat(165 * n).join("&")));
+        let head = rewritten(&odd.head, "orbit.example", "orbit.example:443");
+        Scene { head: rewritten(&head, "abc123-def456", "abc123  \tdef456"), ..odd }
+    };
+    let by_headers = |n: usize| {
+        let many: Vec<_> = (0..25 * n - 2).map(|n| (format!("x-header-{n:02}"), format!("value {n}"))).collect();
+        let many: Vec<_> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        Scene::new("/dispatch", &many, vec![b'a'; 200], false)
+    };
+    let by_a_header = |n: usize| {
+        let value = "a  b".repeat(512 * n);
+        Scene::new("/dispatch", &[("x-header", &value)], vec![b'a'; 200], false)
+    };
+    let by_body = |n: usize| Scene::new("/dispatch", &signed, vec![b'a'; n << 16], false);
+    type Case<'a> = (&'a str, bool, &'a dyn Fn(usize) -> Scene);
+    let cases: [Case<'_>; 7] = [
+        ("query of 2, 4, 8 KiB", true, &by_query),
+        ("presigned, query of 2, 4, 8 KiB", true, &by_presigned_query),
+        ("unknown key, query of 2, 4, 8 KiB", false, &by_a_stranger),
+        ("wrong signature, query of 2, 4, 8 KiB in 24 forms", false, &in_all_forms),
+        ("25, 50, 100 signed headers", true, &by_headers),
+        ("a signed header of 2, 4, 8 KiB", true, &by_a_header),
+        ("body of 64, 128, 256 KiB", true, &by_body),
+    ];
+    println!("{:<52}{:>10}{:>8}{:>8}", "growth", "once", "twice", "4 times");
+    for (name, accepted, grown) in cases {
+        let [once, twice, four] = [1, 2, 4].map(|n| {
+            let scene = grown(n);
+            assert_eq!(scene.verify(), accepted, "{name}");
+            fastest(|| scene.verify())
+        });
+        let times = |time: Duration| format!("×{:.2}", time.as_secs_f64() / once.as_secs_f64());
+        println!("{name:<52}{:>8.1}µs{:>8}{:>8}", once.as_secs_f64() * 1e6, times(twice), times(four));
+    }
+}
+
+/// The same head with one text in place of another, wherever it stands.
+fn rewritten(head: &Head, from: &str, to: &str) -> Head {
+    let mut text = format!("{} {} HTTP/1.1\r\n", head.method(), head.target());
+    for (name, value) in head.fields() {
+        text += &format!("{}: {}\r\n", String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+    }
+    assert!(text.contains(from), "{from}");
+    parse(text.replace(from, to))
+}
+
+/// The least time of many: what else the machine does can only add to it.
+#[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+fn fastest(mut work: impl FnMut() -> bool) -> Duration {
+    const REPEATS: u32 = 20;
+    let mut batch = || {
+        let start = std::time::Instant::now();
+        for _ in 0..REPEATS {
+            black_box(work());
+        }
+        start.elapsed() / REPEATS
+    };
+    (0..300).map(|_| batch()).min().unwrap_or_default()
+}
+
+criterion_group!(benches, accepted, refused, growth, replay);
 criterion_main!(benches);

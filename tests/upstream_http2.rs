@@ -156,6 +156,9 @@ async fn without_tls_http2_is_taken_for_granted() {
     contract(&dispatch(&gateway).await, Kind::Error("SERVICE_UNAVAILABLE"));
     gateway.logged(&["[WARN] AXON_CALL [c-1] connect_failed: connect failed: HTTP/2: "]).await;
     assert!(old.requests().is_empty());
+    // Nobody tries it again from here on.
+    drop(gateway);
+    old.all_closed().await;
     assert!(!old.take_violations().is_empty(), "the preface is no request");
 }
 
@@ -254,11 +257,15 @@ async fn who_finds_every_stream_taken_is_refused_in_time_and_it_is_not_axons_fau
 async fn nothing_stays_open_where_nothing_is_to_be_kept() {
     let axon = Axon2::answering(Manners::default()).await;
     let gateway = before(&axon, "http2: true, keepalive: 0").start().await;
-    contract(&dispatch(&gateway).await, Kind::Success);
-    axon.closed(1).await;
-    contract(&dispatch(&gateway).await, Kind::Success);
-    assert_eq!(axon.connections(), 2);
-    axon.closed(2).await;
+    // The first is the look at whether it is there.
+    let up = format!("orbit_backend_state{{backend=\"{}\",state=\"up\"}} 1", axon.addr());
+    gateway.metrics_become(|metrics| metrics.contains(&up)).await;
+    for n in 1..=3 {
+        axon.closed(n).await;
+        assert_eq!(axon.connections(), n);
+        contract(&dispatch(&gateway).await, Kind::Success);
+    }
+    axon.closed(4).await;
 }
 
 // ---- connections and streams that end

@@ -40,7 +40,7 @@ static PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-amzn-trace-id"),
     http::header::USER_AGENT,
 ];
-const IDEMPOTENCY_KEY: &[u8] = b"idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A connection that breaks within this time of a request on it was being closed as the request arrived.
 const CLOSING_MAX: Duration = Duration::from_millis(50);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -165,7 +165,12 @@ struct Retries<'a> {
 impl<'a> Retries<'a> {
     fn new(upstream: &'a Upstream, outgoing: &Outgoing<'_>, total: Instant, now: Moment) -> Self {
         upstream.budget().request(now.ticks);
-        let by_client = || outgoing.head.all(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+        // A key that Axon does not get to see makes nothing idempotent.
+        let head = outgoing.head;
+        let by_client = || {
+            head.all(IDEMPOTENCY_KEY.as_str().as_bytes()).any(|key| !key.is_empty())
+                && !is_nominated(&IDEMPOTENCY_KEY, head.all(b"connection"))
+        };
         let idempotent = upstream.settings.request.method == UpstreamMethod::Get
             || upstream.settings.retry.idempotent
             || by_client();

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::axon::Backend;
 use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::pool::Bounds;
+use crate::axon::wire::Connection;
 use crate::snapshot::settings::Health;
 
 /// Most of a check's answer that is read.
@@ -30,14 +31,27 @@ pub enum Seen {
     Nothing(Cow<'static, str>),
 }
 
-/// Connects, no more.
-pub async fn look(backend: &Backend, bounds: Bounds) -> Seen {
+/// Connects, no more. `now` is in ticks.
+pub async fn look(backend: &Backend, bounds: Bounds, now: u64) -> Seen {
     let deadline = Instant::now() + bounds.connect;
-    backend.pool().open(backend.address(), bounds, deadline).await.map_or_else(not_opened, |_| Seen::Well)
+    match backend.pool().open(backend.address(), bounds, deadline).await {
+        Ok(connection) => {
+            leave(backend, connection, bounds, now);
+            Seen::Well
+        }
+        Err(e) => not_opened(e),
+    }
 }
 
-/// Asks how it is, all within `health.timeout`.
-pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds) -> Seen {
+/// Closes a connection that was made to look; one that is shared goes where the others are.
+fn leave(backend: &Backend, connection: Connection, bounds: Bounds, now: u64) {
+    if connection.is_shared() {
+        backend.pool().put(connection, bounds, now);
+    }
+}
+
+/// Asks how it is, all within `health.timeout`. `now` is in ticks.
+pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds, now: u64) -> Seen {
     let request = match request(backend, health) {
         Ok(request) => request,
         Err(e) => return Seen::Nothing(e.to_string().into()),
@@ -64,9 +78,10 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds) -> Seen {
                 Err(why) => return Seen::Unwell(why),
             }
             if length > ANSWER_BYTES_MAX {
-                break;
+                return Seen::Well;
             }
         }
+        leave(backend, connection, bounds, now);
         Seen::Well
     };
     let late = |_| Seen::Unwell("health check timed out".into());

@@ -132,14 +132,14 @@ async fn tend(upstream: Weak<Upstream>, backend: Arc<Backend>, world: World) {
                 let usual = Duration::from_micros(backend.latency_micros().into());
                 let suspected = backend.silent_for(now) > PACE.max(usual.saturating_mul(8));
                 if Instant::now() >= due || suspected || backend.condition().is_in_doubt() {
-                    let seen = probe::ask(&backend, health, bounds).await;
+                    let seen = probe::ask(&backend, health, bounds, now).await;
                     upstream.checked(&backend, health, &seen, suspected, world.clock.now().ticks);
                     due = Instant::now() + health.interval.mul_f64(0.8 + 0.4 * fraction(&world));
                 }
                 pace = pace.min(health.interval);
             }
             None if first || matches!(backend.condition().state(), State::Unreachable | State::Unhealthy) => {
-                let seen = probe::look(&backend, bounds).await;
+                let seen = probe::look(&backend, bounds, now).await;
                 upstream.looked_at(&backend, &seen, world.clock.now().ticks);
             }
             None => {}

@@ -441,11 +441,19 @@ fn upstream(b: &mut Block<'_>, name: &str) -> Option<Upstream> {
         .duration(10 * SECOND, Duration::ZERO..=HOUR);
     let health = b.key("health", "whether Axon is asked how it is").switch(Switch::Off, health).flatten();
     let eject = eject(b, endpoints.as_deref().unwrap_or_default());
-    let retry =
-        b.key("retry", "sending again what Axon may have begun; what it cannot have begun always goes on").block(retry);
+    let retried = b.key("retry", "sending again what Axon may have begun; what it cannot have begun always goes on");
+    let (written, retry) = (retried.peek(), retried.block(retry));
     let timeouts = b.key("timeouts", "bounds of one upstream exchange").block(timeouts);
-    if b.is_clean() && retry.attempts > 1 && retry.backoff.1 >= timeouts.total {
-        b.fail::<()>("`retry.backoff` is not shorter than `timeouts.total`", "no retry could ever happen; shorten it");
+    // Where nobody wrote of retries, a total that has no time for them says enough.
+    if let Some(written) = written
+        && b.is_clean()
+        && retry.attempts > 1
+        && retry.backoff.1 >= timeouts.total
+    {
+        written.fail::<()>(
+            "`retry.backoff` is not shorter than `timeouts.total`",
+            "no retry could ever happen; shorten it",
+        );
     }
     let keepalive = b
         .key("keepalive", "idle connections kept per address; of HTTP/2, how many there may be")

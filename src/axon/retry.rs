@@ -89,7 +89,7 @@ pub fn backoff(retry: &Retry, nth: u32, random: u64) -> Duration {
     let (least, most) = (retry.backoff.0, retry.backoff.1);
     let upper = least.saturating_mul(1_u32.checked_shl(nth).unwrap_or(u32::MAX)).min(most);
     let room = upper.saturating_sub(least).as_nanos();
-    let part = room * u128::from(random >> 32) >> 32;
+    let part = (room * u128::from(random >> 32)) >> 32;
     least + Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX))
 }
 

@@ -91,6 +91,24 @@ async fn attempts_count_every_try_and_a_lone_backend_is_tried_again() {
     }
 }
 
+/// Each retry allows one more round over the backends, not one for every connect that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_gone_after_a_retry_is_not_hammered() {
+    let axon = Axon::start();
+    let gate = axon.hold();
+    let gateway = before(&[&axon], &format!("{GET}, retry: {{ attempts: 3, {AT_ONCE} }}, timeouts: {{ total: 3s }}"))
+        .start()
+        .await;
+    let asked = async {
+        axon.received(1).await;
+        axon.stop().await
+    };
+    let (answer, _refusing) = tokio::join!(dispatch(&gateway), asked);
+    drop(gate);
+    contract(&answer, Kind::Error("SERVICE_UNAVAILABLE"));
+    assert!(retries(&gateway, "connect_failed") <= 2.0, "{}", retries(&gateway, "connect_failed"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_that_axon_answers_are_answers() {
     for status in [500, 502, 503, 504] {

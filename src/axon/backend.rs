@@ -95,6 +95,8 @@ pub struct Backend {
     latency_micros: AtomicU32,
     /// Ticks at which it last sent the head of an answer, or an exchange began while there was none.
     heard_at: AtomicU64,
+    /// Exchanges that wait for the head of their answer.
+    waiting: AtomicU32,
     condition: Condition,
     pool: Pool,
     metrics: BackendMetrics,
@@ -122,6 +124,7 @@ impl Backend {
             hash: mix(key_of(label)),
             latency_micros: AtomicU32::new(0),
             heard_at: AtomicU64::new(0),
+            waiting: AtomicU32::new(0),
             condition: Condition::new(since),
             pool: Pool::new(dialer, metrics.streams_full.clone()),
             metrics,
@@ -184,9 +187,9 @@ impl Backend {
         }
     }
 
-    /// How long exchanges have been under way without a word from the backend to any of them.
+    /// How long exchanges have waited for a head without a word from the backend to any of them.
     pub fn silent_for(&self, now: u64) -> Duration {
-        if self.in_flight() == 0 {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
             return Duration::ZERO;
         }
         Duration::from_nanos(now.saturating_sub(self.heard_at.load(Ordering::Relaxed)))
@@ -231,14 +234,14 @@ impl Backend {
     /// Counts an exchange for as long as the result lives. `trial`: it is the one that
     /// [`Condition::begin_trial`] allowed.
     pub fn occupy(self: &Arc<Self>, now: u64, trial: bool) -> Occupied {
-        if self.in_flight() == 0 {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.heard_at.store(now, Ordering::Relaxed);
         }
         self.metrics.in_flight.inc();
         if trial {
             self.show_state();
         }
-        Occupied { backend: self.clone(), trial }
+        Occupied { backend: self.clone(), trial, waiting: true }
     }
 }
 
@@ -246,12 +249,20 @@ impl Backend {
 pub struct Occupied {
     backend: Arc<Backend>,
     trial: bool,
+    waiting: bool,
 }
 
 impl Occupied {
     /// Whether it decides about a backend that is out.
     pub fn is_trial(&self) -> bool {
         self.trial
+    }
+
+    /// The head of its answer has come, or never will.
+    pub fn heard(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.backend.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// It has decided, or never will: what is left of it is like any other.
@@ -266,6 +277,7 @@ impl Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.backend.metrics.in_flight.dec();
+        self.heard();
         self.end_trial();
     }
 }

@@ -61,8 +61,9 @@ impl Exchange {
             return Ok(None);
         }
         let now = Instant::now();
-        // Data that is always ready would never let the timer speak.
+        // Data that is always ready would never let the timer speak. What took the time may have been the client.
         if now >= self.total {
+            self.noted = true;
             return Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() });
         }
         let deadline = self.total.min(now + self.upstream.settings.timeouts.idle);
@@ -73,7 +74,11 @@ impl Exchange {
                 Ok(None)
             }
             Ok(Some(Err(why))) => Err(Broken { outcome: Outcome::Broken, why }),
-            Err(_) => Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() }),
+            Err(_) => {
+                // Only silence is the backend's fault.
+                self.noted |= deadline == self.total;
+                Err(Broken { outcome: Outcome::Timeout, why: "answer took too long".into() })
+            }
         }
     }
 

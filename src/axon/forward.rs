@@ -110,14 +110,15 @@ async fn search(
     let key = if terms.balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
     let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
+    let mut once_more = false;
     let mut retries = Retries::new(upstream, outgoing, total, clock.now());
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
     loop {
         let began = clock.now();
         let draw = Draw { random, key, now: began.ticks };
         let mut chosen = backends.choose(terms, draw, tried);
-        if chosen.is_none() && retries.done > 0 {
-            // What may be sent twice may be sent to the same one twice.
+        if chosen.is_none() && std::mem::take(&mut once_more) {
+            // What may be sent twice may be sent to the same one twice; each retry allows one more round.
             tried = Tried::default();
             chosen = backends.choose(terms, draw, tried);
         }
@@ -138,6 +139,7 @@ async fn search(
             Again::Elsewhere(reason) if Instant::now() < total => upstream.retried(reason),
             Again::IfIdempotent(reason) => match retries.next(now, random) {
                 Some(pause) => {
+                    once_more = true;
                     upstream.retried(reason);
                     *current = None;
                     sleep(pause).await;
@@ -261,7 +263,8 @@ impl Try<'_> {
                 Ok(Err(failure)) => {
                     // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
                     // whether the backend is well, a fresh one tells.
-                    let in_order = reused && !shared && matches!(failure, Failure::Broken(_));
+                    let at_once = self.clock.now().since(sent) <= CLOSING_MAX;
+                    let in_order = reused && !shared && at_once && matches!(failure, Failure::Broken(_));
                     if in_order {
                         self.lost(&connection, sent);
                     }
@@ -291,6 +294,7 @@ impl Try<'_> {
         }
         let failing = is_failure(head.status);
         backend.heard(now.ticks, (!failing).then(|| now.since(self.began)));
+        occupied.heard();
         if failing {
             self.failed(&occupied, Failing::Status, &format!("answered {}", head.status.as_u16()));
         } else if occupied.is_trial() {
@@ -334,7 +338,7 @@ impl Try<'_> {
     /// Notes a connection that was idle and broke under a request sent at `sent`, before its answer.
     fn lost(&self, connection: &Connection, sent: Moment) {
         let now = self.clock.now();
-        if let Some(since) = connection.idle_since().filter(|_| now.since(sent) <= CLOSING_MAX) {
+        if let Some(since) = connection.idle_since() {
             self.backend.pool().lost(sent.ticks.saturating_sub(since), now.ticks);
         }
     }

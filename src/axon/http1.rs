@@ -59,10 +59,12 @@ impl Http1 {
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, Failure> {
         self.ledger.begin();
         let mut answer = pin!(self.sender.try_send_request(request.map(Full::new)));
+        let new = self.is_new();
         let (driver, ended, ledger) = (&mut self.driver, &mut self.ended, &self.ledger);
         poll_fn(|cx| driven(driver, ended, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
             let refusal = ended.as_ref().and_then(|e| tls::refusal_in(e)).or_else(|| tls::refusal_in(failed.error()));
-            match (refusal.map(tls::explain), failed.take_message()) {
+            // Later than the first request, it is no word about the handshake any more.
+            match (refusal.filter(|_| new).map(tls::explain), failed.take_message()) {
                 (Some(why), _) => Failure::Distrusted(format!("connect failed: TLS: {why}").into()),
                 (None, Some(_)) => Failure::Unsent,
                 (None, None) if failed.error().is_incomplete_message() && ledger.unseen() => Failure::Unsent,

@@ -24,6 +24,7 @@ pub struct Trust {
     below: AtomicU64,
     /// What was told last, in seconds above zero, to notice a change without a lock.
     told: AtomicU64,
+    told_at: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -41,7 +42,12 @@ const NOTHING_TOLD: u64 = u64::MAX;
 
 impl Default for Trust {
     fn default() -> Self {
-        Self { below: AtomicU64::new(u64::MAX), told: AtomicU64::new(NOTHING_TOLD), known: Mutex::default() }
+        Self {
+            below: AtomicU64::new(u64::MAX),
+            told: AtomicU64::new(NOTHING_TOLD),
+            told_at: AtomicU64::new(0),
+            known: Mutex::default(),
+        }
     }
 }
 
@@ -59,6 +65,7 @@ impl Trust {
     /// Notes the `timeout` of a `Keep-Alive` header, in seconds (RFC 2068, section 19.7.1, and every server
     /// that sends it).
     pub fn told(&self, seconds: u64, now: u64) {
+        self.told_at.store(now, Ordering::Relaxed);
         if self.told.swap(seconds, Ordering::Relaxed) != seconds {
             self.judge(&self.known.lock(), now);
         }
@@ -96,8 +103,8 @@ impl Trust {
     /// Lets go of what is too old to count.
     pub fn relax(&self, now: u64) {
         let mut known = self.known.lock();
-        if known.seen.is_empty() && known.lost.is_none() {
-            return;
+        if now.saturating_sub(self.told_at.load(Ordering::Relaxed)) >= MEMORY {
+            self.told.store(NOTHING_TOLD, Ordering::Relaxed);
         }
         known.seen.retain(|(at, _)| now.saturating_sub(*at) < MEMORY);
         if known.lost.is_some_and(|(at, _)| now.saturating_sub(at) >= MEMORY) {
@@ -153,6 +160,11 @@ mod tests {
         assert!(!trust.covers_any());
         trust.told(100, 0);
         assert!(trust.covers(98 * SECOND));
+        trust.told(1, SECOND);
+        trust.relax(600 * SECOND);
+        assert!(!trust.covers(SECOND));
+        trust.relax(601 * SECOND);
+        assert!(trust.covers(3600 * SECOND), "nobody says so any more");
     }
 
     #[test]

@@ -264,19 +264,30 @@ fn the_life_of_a_presigned_request_includes_both_its_ends() {
     assert_eq!(life(week, week, NOW + week + 1), skew(Issue::Expired, NOW + week + 1));
     assert_eq!(life(61, 60, NOW), Err(Details::Issue("malformed")));
 
-    // Without X-Amz-Expires, as aws4 and aws4fetch have it, the window is that of a header.
+    // Without X-Amz-Expires, as aws4 and aws4fetch have it, the window is that of a header, within `max_expires`.
     let request = Request::new("POST", "/dispatch", &[("Host", "a")], b"{}");
     let parameters = format!(
         "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={ID}%2F20240115%2Fus-east-1%2Fexecute-api%2Faws4_request\
          &X-Amz-Date={NOW_BASIC}&X-Amz-SignedHeaders=host"
     );
-    let signed = seal_query(request, &parameters, &parameters, "host");
-    let rules = Rules { presigned: Some(Duration::from_secs(1)), ..rules() };
-    let without = |now| at(&signed, &rules, &keyring, now).map_err(|e| e.details);
-    assert_eq!(without(NOW - 301), skew(Issue::NotYetValid, NOW - 301));
-    assert_eq!(without(NOW - 300), Ok(()));
-    assert_eq!(without(NOW + 300), Ok(()));
-    assert_eq!(without(NOW + 301), skew(Issue::Expired, NOW + 301));
+    let signed = seal_query(request.clone(), &parameters, &parameters, "host");
+    let without = |max, now| {
+        let rules = Rules { presigned: Some(Duration::from_secs(max)), ..rules() };
+        at(&signed, &rules, &keyring, now).map_err(|e| e.details)
+    };
+    for (max, last) in [(week, 300), (300, 300), (299, 299), (1, 1)] {
+        assert_eq!(without(max, NOW - 301), skew(Issue::NotYetValid, NOW - 301));
+        assert_eq!(without(max, NOW - 300), Ok(()));
+        assert_eq!(without(max, NOW + last), Ok(()));
+        assert_eq!(without(max, NOW + last + 1), skew(Issue::Expired, NOW + last + 1));
+    }
+
+    // S3 requires it.
+    let s3 = Rules { services: vec!["s3".into()], ..presigned_rules() };
+    let parameters = parameters.replace("execute-api", "s3");
+    let refused = at(&seal_query(request, &parameters, &parameters, "host"), &s3, &keyring, NOW).expect_err("refused");
+    assert_eq!(refused.details, Details::Issue("malformed"));
+    assert!(refused.why.contains("X-Amz-Expires"), "{refused:?}");
 }
 
 #[test]
@@ -299,8 +310,8 @@ fn the_token_stands_in_the_query_or_in_a_header_and_once() {
     assert_eq!(with(&without, &|_| {}), "token_mismatch");
     assert_eq!(with(&without, &|r| r.target += &pair), "accepted", "appended by hand");
     assert_eq!(with(&without, &|r| r.target += &other), "token_mismatch");
-    assert_eq!(with(&signed, &|r| r.target = r.target.replace(&pair, &other)), "token_mismatch");
-    assert_eq!(with(&signed, &|r| r.target = r.target.replace(&pair, "")), "token_mismatch");
+    assert_eq!(with(&signed, &|r| r.target = r.target.replace(&pair, &other)), "mismatch");
+    assert_eq!(with(&signed, &|r| r.target = r.target.replace(&pair, "")), "mismatch");
     assert_eq!(with(&without, &|r| r.add("X-Amz-Security-Token", TOKEN)), "accepted", "in a header");
     assert_eq!(with(&without, &|r| r.add("X-Amz-Security-Token", "x")), "token_mismatch");
     assert_eq!(with(&signed, &|r| r.add("X-Amz-Security-Token", TOKEN)), "malformed");
@@ -315,10 +326,12 @@ fn the_token_stands_in_the_query_or_in_a_header_and_once() {
     let lasting = ring(key(ID, SECRET, None));
     assert_eq!(verdict(&signed, &lasting), "token_mismatch");
     assert_eq!(verdict(&appended, &lasting), "token_mismatch");
-    // With a declared hash, whoever lacks the secret learns nothing about the token.
+    // Whoever lacks the secret learns nothing about the token.
     let stranger = ring(key(ID, "another secret", Some("another")));
-    let declared = presign(base(), Presigning { token: Some(TOKEN), declared: true, ..PRESIGNING });
-    assert_eq!(verdict(&declared, &stranger), "mismatch");
+    for (token, declared) in [(Some(TOKEN), true), (Some(TOKEN), false), (None, true), (None, false)] {
+        let guessed = presign(base(), Presigning { token, declared, ..PRESIGNING });
+        assert_eq!(verdict(&guessed, &stranger), "mismatch");
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! From a head to a claim, and from a claim with its body to a caller.
 //!
-//! The order follows AWS's: form, signed headers, date, scope, payload declaration, key, token,
-//! signature. All of it is cheap and comes before the body is read; when the head declares the body's
+//! The order follows AWS's: form, signed headers, date, scope, payload declaration, key, signature, token. All of it is cheap and comes before the body is read; when the head declares the body's
 //! hash, the signature too. Nothing that is compared is taken from the request: region and service
 //! come from the configuration, the secret from the keyring, the hash from the body itself. While a key
 //! is rotated there are two candidates, and one of them must hold as a whole: secret, token, validity.
@@ -16,7 +15,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use aws_sigv4::sign::v4::calculate_signature;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -103,6 +102,8 @@ struct Open {
     first: Sha256,
     others: Vec<Sha256>,
     seal: Seal,
+    /// The session token as it was sent.
+    token: Option<SecretSlice<u8>>,
 }
 
 /// What the hash of a canonical request is compared through.
@@ -150,11 +151,7 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
     let payload = Payload::read(said_once(head, "x-amz-content-sha256", presigned.and_then(|p| p.payload))?, rules)?;
     let token = said_once(head, "x-amz-security-token", presigned.and_then(|p| p.token))?;
     let access_key_id = parts.credential.access_key_id;
-    let mut keys = usable_keys(access_key_id, keyring, now)?;
-    if let Payload::Absent = payload {
-        // The signature waits for the body; a wrong token need not.
-        keys = with_token(keys, token)?;
-    }
+    let keys = usable_keys(access_key_id, keyring, now)?;
     let candidate =
         |key: &Arc<Key>| Candidate { key: key.clone(), signing_key: key.signing_key(&stamp, region, service) };
     let seal = Seal { stamp, signature: *parts.signature, candidates: keys.into_iter().map(candidate).collect() };
@@ -170,14 +167,11 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
             let mut forms = canonical.forms();
             let first = hash(forms.next().unwrap_or_default());
             let others = forms.map(hash).collect();
-            Proof::Open(Box::new(Open { first, others, seal }))
+            let token = token.map(|token| token.to_vec().into());
+            Proof::Open(Box::new(Open { first, others, seal, token }))
         }
         Payload::Hash(_) | Payload::Unsigned => {
-            let mut holders = canonical.forms().map(|form| seal.holders(hash(form), payload.line()));
-            let holders = holders.find(|holders| !holders.is_empty()).unwrap_or_default();
-            // Only now: whoever lacks the secret learns nothing about the token.
-            let holders = with_token(holders, token)?;
-            let key = Arc::clone(holders.first().ok_or_else(|| wrong_secret(access_key_id))?);
+            let key = seal.holder(canonical.forms().map(hash), payload.line(), token)?;
             if let Payload::Hash(hash) = payload { Proof::Declared(key, hash) } else { Proof::Unsigned(key) }
         }
     };
@@ -192,7 +186,7 @@ impl Claim {
     ///
     /// # Errors
     /// `401`: `payload_mismatch` if the head declared another hash, `mismatch` if the signature does
-    /// not hold for this body.
+    /// not hold for this body, `token_mismatch` if it holds and the token is another.
     pub fn identify(self, body: &[u8]) -> Result<Caller, Rejection> {
         let key = match self.proof {
             Proof::Unsigned(key) => key,
@@ -203,11 +197,9 @@ impl Claim {
                 key
             }
             Proof::Open(open) => {
-                let Open { first, others, seal } = *open;
-                let payload = hex(&Sha256::digest(body));
-                let mut hashes = std::iter::once(first).chain(others);
-                let holder = hashes.find_map(|hash| seal.holders(hash, &payload).first().copied());
-                holder.ok_or_else(|| wrong_secret(seal.access_key_id()))?.clone()
+                let Open { first, others, seal, token } = *open;
+                let token = token.as_ref().map(|token| token.expose_secret());
+                seal.holder(std::iter::once(first).chain(others), &hex(&Sha256::digest(body)), token)?
             }
         };
         Ok(Caller { key, mark: self.mark })
@@ -215,6 +207,21 @@ impl Claim {
 }
 
 impl Seal {
+    /// The key that the signature holds for, in any of these forms of the canonical request up to its payload
+    /// line, and whose token was sent.
+    ///
+    /// The token comes last: whoever lacks the secret learns nothing about it, nor that there is such an id.
+    fn holder(
+        &self,
+        mut forms: impl Iterator<Item = Sha256>,
+        payload: &[u8],
+        token: Option<&[u8]>,
+    ) -> Result<Arc<Key>, Rejection> {
+        let holders = forms.find_map(|form| Some(self.holders(form, payload)).filter(|holders| !holders.is_empty()));
+        let holders = with_token(holders.unwrap_or_default(), token)?;
+        holders.first().map(|key| Arc::clone(key)).ok_or_else(|| wrong_secret(self.access_key_id()))
+    }
+
     /// The candidates whose signature this is of a canonical request, hashed up to its payload line.
     fn holders(&self, canonical: Sha256, payload: &[u8]) -> Keys<'_> {
         let hash = hex(&canonical.chain_update(payload).finalize());
@@ -330,13 +337,15 @@ pub(super) fn stamp(head: &Head, parts: &Parts<'_>) -> Result<Stamp, Rejection> 
 
 /// How long after its instant a signature holds.
 fn lifetime(parts: &Parts<'_>, rules: &Rules) -> Result<Duration, Rejection> {
-    let expires = parts.presigned.as_ref().and_then(|presigned| presigned.expires);
-    match (expires, rules.presigned) {
+    let Some(presigned) = &parts.presigned else { return Ok(rules.clock_skew) };
+    match (presigned.expires, rules.presigned) {
         (Some(expires), Some(max)) if expires > max => {
             Err(malformed("X-Amz-Expires is over auth.presigned.max_expires"))
         }
         (Some(expires), _) => Ok(expires),
-        (None, _) => Ok(rules.clock_skew),
+        (None, _) if parts.is_for_s3() => Err(malformed("X-Amz-Expires is absent, which S3 requires")),
+        (None, Some(max)) => Ok(rules.clock_skew.min(max)),
+        (None, None) => Ok(rules.clock_skew),
     }
 }
 
@@ -413,7 +422,7 @@ pub(super) fn shown(id: &str) -> &str {
 }
 
 /// AWS's own ids have 20 characters.
-const UNKNOWN_ID_CHARS_MAX: usize = 32;
+const UNKNOWN_ID_CHARS_MAX: usize = 24;
 
 /// Those of the keys that were sent with the right token: a key with a token needs exactly that one, a key
 /// without takes none.
@@ -465,5 +474,8 @@ mod tests {
         assert_eq!(told("AKIDEXAMPLE"), "unknown key AKIDEXAMPLE");
         let secret = "wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPLEKEY";
         assert!(!told(secret).contains("wJalr"), "{}", told(secret));
+        let secret = "0123456789abcdef0123456789abcdef";
+        assert!(!told(secret).contains(secret), "{}", told(secret));
+        assert!(told("AKIAIOSFODNN7EXAMPLE").ends_with("AKIAIOSFODNN7EXAMPLE"));
     }
 }

@@ -668,17 +668,17 @@ const DECLARED: &[(&str, &str, Fate, Alter)] = &[
 /// A captured request of a temporary key, changed.
 const TOKENS: &[(&str, &str, Fate, Alter)] = &[
     ("no token", ABSENT, Refused("missing_signed_header"), |r| r.remove("x-amz-security-token")),
-    ("the token altered", "", Refused("token_mismatch"), |r| r.replace("x-amz-security-token", "AQo", "AQp")),
-    ("the token in upper case", "", Refused("token_mismatch"), |r| {
+    ("the token altered", "", Refused("mismatch"), |r| r.replace("x-amz-security-token", "AQo", "AQp")),
+    ("the token in upper case", "", Refused("mismatch"), |r| {
         let upper = r.text("x-amz-security-token").to_uppercase();
         r.set("x-amz-security-token", &upper);
     }),
-    ("the token cut by one byte", "", Refused("token_mismatch"), |r| shorten(r.value("x-amz-security-token"))),
-    ("more behind the token", "", Refused("token_mismatch"), |r| r.value("x-amz-security-token").push(b'=')),
-    ("an empty token", "", Refused("token_mismatch"), |r| r.set("x-amz-security-token", "")),
+    ("the token cut by one byte", "", Refused("mismatch"), |r| shorten(r.value("x-amz-security-token"))),
+    ("more behind the token", "", Refused("mismatch"), |r| r.value("x-amz-security-token").push(b'=')),
+    ("an empty token", "", Refused("mismatch"), |r| r.set("x-amz-security-token", "")),
     ("the token twice", DUPLICATE, Refused("malformed"), |r| r.add("x-amz-security-token", TOKEN)),
     ("another token first", DUPLICATE, Refused("malformed"), |r| r.insert(0, "X-Amz-Security-Token", "x")),
-    ("the token in quotes", "", Refused("token_mismatch"), |r| {
+    ("the token in quotes", "", Refused("mismatch"), |r| {
         r.set("x-amz-security-token", &format!("\"{TOKEN}\""));
     }),
     ("the body altered", "", Refused("mismatch"), |r| r.body[0] ^= 1),
@@ -902,7 +902,15 @@ const RE_SIGNED: &[(&str, &str, Fate, Forge)] = &[
         Forgery { id: TEMPORARY, ..f }.header("X-Amz-Security-Token", "another")
     }),
     ("by a stranger who guesses a token", "", Refused("mismatch"), |f| {
+        Forgery { id: TEMPORARY, secret: "another secret", ..f }.header("X-Amz-Security-Token", "another")
+    }),
+    ("by a stranger who guesses a token and declares a hash", "", Refused("mismatch"), |f| {
         Forgery { id: TEMPORARY, secret: "another secret", ..f }.declared().header("X-Amz-Security-Token", "another")
+    }),
+    ("by a stranger who sends no token", "", Refused("mismatch"), |f| Forgery {
+        id: TEMPORARY,
+        secret: "another secret",
+        ..f
     }),
 ];
 

@@ -57,7 +57,7 @@ impl Clock for SystemClock {
 
 const DAY_NANOS: u64 = 86_400_000_000_000;
 
-/// A clock that moves only when told to; for tests, and for offline verification at a pinned time.
+/// A clock that moves only when told to, for tests.
 #[derive(Debug)]
 pub struct ManualClock {
     unix_nanos: AtomicU64,

@@ -196,6 +196,28 @@ async fn the_clock_is_pinned_or_the_system_s() {
         assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
         assert!(exit.stderr.contains("20261122T095651Z"), "{exit:?}");
     }
+    for (at, code) in [("25540721T233433Z", 1), ("25540721T233434Z", 2), ("99991231T235959Z", 2)] {
+        let mut command = orbit(["sigv4", "verify", "-c", "orbit.yaml", "request", "--at", at]);
+        command.current_dir(folder.0.path());
+        let exit = run(command).await;
+        assert_eq!(exit.code, Some(code), "{exit:?}");
+        assert_eq!(exit.stderr.contains("must be before 25540721T233434Z"), code == 2, "{exit:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_that_cannot_be_written_are_no_success() {
+    let folder = Folder::usual();
+    folder.file("request", signed(post("/")));
+    for format in ["text", "json"] {
+        let mut command = folder.command(&["--format", format, "request"]);
+        command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device"));
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.starts_with("error: standard output: "), "{stderr}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

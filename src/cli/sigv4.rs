@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use super::{colour_of, complain};
 use crate::auth::doctor::{Finding, Patient, explain};
 use crate::auth::stamp::Stamp;
 use crate::auth::{Caller, Issue, Keyring, Rules, claim};
-use crate::clock::{Clock, ManualClock, Moment, SystemClock};
+use crate::clock::{Moment, SystemClock};
 use crate::config::{Environment, shown_path};
 use crate::error::{Code, Details, Rejection};
 use crate::snapshot;
@@ -72,7 +72,9 @@ enum Format {
 
 fn moment(text: &str) -> Result<Moment, String> {
     let stamp = Stamp::parse_basic(text.as_bytes()).ok_or("must be a date of the form 20261122T095651Z")?;
-    Ok(ManualClock::at(stamp.unix_seconds()).now())
+    let nanos = stamp.unix_seconds().checked_mul(1_000_000_000);
+    let unix_nanos = nanos.ok_or("must be before 25540721T233434Z")?;
+    Ok(Moment { unix_nanos, ticks: 0 })
 }
 
 /// One verdict per file.
@@ -87,16 +89,20 @@ pub fn run(args: &Args, environment: &dyn Environment) -> ExitCode {
     };
     let standard_input = [PathBuf::from("-")];
     let files = if args.files.is_empty() { &standard_input[..] } else { &args.files };
-    let mut out = Some(BufWriter::new(std::io::stdout().lock()));
-    let mut all_accepted = true;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let (mut all_accepted, mut told) = (true, Ok(()));
     for path in files {
         let verdict = verifier.judge(path);
         all_accepted &= matches!(verdict, Verdict::Accepted { .. });
-        // A reader that left early is no failure, and the exit code still tells about all files.
-        out = out.and_then(|mut out| verdict.tell(path, args.format, &mut out).is_ok().then_some(out));
+        told = told.and_then(|()| verdict.tell(path, args.format, &mut out));
     }
-    if let Some(mut out) = out {
-        let _ = out.flush();
+    match told.and_then(|()| out.flush()) {
+        // A reader that left early is no failure, and the exit code still tells about all files.
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            complain(&format!("error: standard output: {e}\n"));
+            return ExitCode::from(UNUSABLE);
+        }
+        Ok(()) | Err(_) => {}
     }
     if all_accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

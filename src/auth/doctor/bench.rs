@@ -52,7 +52,7 @@ pub(super) struct Case<'a> {
     keyring: &'a Keyring,
     /// Canonical requests hashed up to the payload's line, in every form that is accepted.
     forms: Vec<Sha256>,
-    /// The payload's line; `None` if that takes a body that was not read.
+    /// The payload's line; `None` if that takes a body that was not read or may not be hashed.
     payload: Option<Vec<u8>>,
 }
 
@@ -144,10 +144,11 @@ impl<'a> Case<'a> {
             canonical.write(form, &mut buffer);
             Sha256::new_with_prefix(&buffer)
         });
-        let small = |body: &&[u8]| audience == Audience::Operator || body.len() <= CALLER_BODY_BYTES_MAX;
+        let may_be_hashed = |body: &&[u8]| audience == Audience::Operator || body.len() <= CALLER_BODY_BYTES_MAX;
+        let body = patient.body.filter(may_be_hashed);
         Some(Self {
             head,
-            body: patient.body.filter(small),
+            body,
             rules: patient.rules,
             parts,
             stamp,
@@ -159,7 +160,7 @@ impl<'a> Case<'a> {
             forms: forms.collect(),
             payload: match declared {
                 Some(declared) => Some(declared.to_vec()),
-                None => patient.body.map(|body| hex(&Sha256::digest(body)).to_vec()),
+                None => body.map(|body| hex(&Sha256::digest(body)).to_vec()),
             },
         })
     }

@@ -424,7 +424,13 @@ pub const HYPOTHESES: &[Hypothesis] = &[
         means: "without the empty line between the headers and their names",
         change: WRITE_THE_HEADERS,
         told: Caller,
-        test: |case, bench| matched(bench.text(&replaced(&case.lines.write(), b"\n\n", b"\n"))),
+        test: |case, bench| {
+            let mut text = case.lines.write();
+            // The last one: an empty query leaves such a line too.
+            let at = memchr::memmem::rfind(&text, b"\n\n")?;
+            text.remove(at);
+            matched(bench.text(&text))
+        },
     },
     Hypothesis {
         name: "header_left_out",

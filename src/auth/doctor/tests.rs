@@ -325,6 +325,11 @@ fn wrongly_signed() -> Vec<(&'static str, Made)> {
         made.signed("x-twice:One,two\n", "x-twice:One,two\naccept-encoding:gzip\n");
     });
     wrong("empty_line_left_out", &signed("two\n\naccept", "two\naccept"));
+    wrong("empty_line_left_out", &|made| {
+        made.sent("?b=2&a=1&a-b=3&flag&p=x+y&e=%c3%a9", "");
+        made.signed(QUERY, "");
+        made.signed("two\n\naccept", "two\naccept");
+    });
     wrong("header_left_out", &|made| {
         made.signed("accept-encoding:gzip\n", "");
         made.signed("accept-encoding;", "");
@@ -747,6 +752,18 @@ fn large_bodies_are_not_hashed_again_for_callers() {
     });
     assert_eq!(made.examined(Audience::Operator).1.expect("found").hypothesis, Some("body_line_end_removed"));
     assert_eq!(made.examined(Audience::Caller).1.expect("a hint").hypothesis, None);
+
+    // Nor as they came: what takes the hash is found where the head declares it.
+    let undeclared = Made::usual().with(|made| {
+        made.body(&"a".repeat(CALLER_BODY_BYTES_MAX + 1));
+        made.signed("POST", "PUT");
+    });
+    let found = |made: &Made, audience| made.examined(audience).1.expect("a hint").hypothesis;
+    assert!(found(&undeclared, Audience::Operator).is_some());
+    assert_eq!(found(&undeclared, Audience::Caller), None);
+    let declared = undeclared.with(|made| made.head += &format!("X-Amz-Content-Sha256: {}\r\n", made.payload));
+    assert_eq!(found(&declared, Audience::Caller), found(&declared, Audience::Operator));
+    assert!(found(&declared, Audience::Caller).is_some());
 }
 
 #[test]

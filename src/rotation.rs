@@ -142,13 +142,14 @@ pub(crate) async fn watch(running: Arc<Running>, began: Moment) {
     }
 }
 
-/// Asks for these secrets and puts what is new in force; those that could not be fetched come back.
+/// Asks for these secrets and puts what is new in force. Those come back that are to be asked for again soon: they
+/// could not be fetched, or a reload overtook the answer, which may have been newer than what the reload got.
 async fn ask(running: &Running, secrets: &[ManagedSecret]) -> Vec<ManagedSecret> {
     let replaced = running.replaced.load(Ordering::Relaxed);
     let outcomes = fetch(&running.world.aws, secrets, CALL_TIMEOUT * 2).await;
     let mut held = running.reloading.lock().await;
     if running.replaced.load(Ordering::Relaxed) != replaced {
-        return Vec::new();
+        return secrets.to_vec();
     }
     let mut failed = Vec::new();
     let mut new = Vec::new();

@@ -19,6 +19,8 @@ use crate::config::{
 
 /// Largest key file.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// As many as a keyring holds.
+const KEYS_MAX: usize = 10_000;
 
 const ACCESS_KEY_ID: Rule = Rule { form: "1 to 128 of `A-Z a-z 0-9 _`", accepts: is_access_key_id };
 const PRINCIPAL: Rule = Rule { form: "1 to 128 characters of printable ASCII", accepts: is_principal };
@@ -202,6 +204,13 @@ fn read_previous(secret: &ManagedSecret, named_at: Value<'_>, versions: &Version
         return;
     }
     for key in before.list {
+        if keys.list.len() >= KEYS_MAX {
+            named_at.warn(
+                format!("there are {KEYS_MAX} keys already: the previous version's are refused from {} on", key.origin),
+                "remove keys that nobody signs with",
+            );
+            return;
+        }
         match keys.find(&key.access_key_id) {
             None => keys.push(KeySetting { stage: Stage::Previous, ..key }),
             // One that is disabled now is not to be used with its old secret either.

@@ -865,6 +865,23 @@ fn a_key_that_is_disabled_is_disabled_with_its_old_secret() {
 }
 
 #[test]
+fn a_previous_version_takes_no_more_than_the_room_that_is_left() {
+    let folder = Folder::new();
+    let most = crate::auth::keyring::KEYS_MAX;
+    let ids: Vec<String> = (0..most).map(|n| format!("A{n}")).collect();
+    let list: Vec<_> = ids.iter().map(|id| (id.as_str(), "s", "p")).collect();
+    let gone = key_list(&[("GONE", "g", "p"), ("GONE_TOO", "g", "p")]);
+    for (current, kept) in [(&list[..], 0), (&list[1..], 1), (&list[2..], 2)] {
+        let loaded = folder.load_with(&with_managed(), &fetched(&key_list(current), Some(&gone))).unwrap();
+        let previous = loaded.settings.keys.iter().filter(|key| key.stage == Stage::Previous).count();
+        assert_eq!(previous, kept);
+        assert!(crate::snapshot::keyring(&loaded.settings).is_ok());
+        let warned = loaded.warnings.iter().filter(|warning| warning.message.contains("keys already")).count();
+        assert_eq!(warned, usize::from(kept < 2), "{:?}", loaded.warnings);
+    }
+}
+
+#[test]
 fn an_invalid_previous_version_refuses_nothing_but_itself() {
     let folder = Folder::new();
     for previous in ["hunter2", "[]", "[{\"access_key_id\":\"hunter2\"}]", "{"] {

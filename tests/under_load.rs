@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::harness::axon::Axon;
+use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::{Client, Response};
 use crate::harness::gateway::{BODY, Gateway, Setup, signing};
@@ -124,4 +124,36 @@ async fn an_axon_that_dies_takes_with_it_what_it_had_begun_and_nothing_else() {
     let elsewhere = times_seen(&stage.axons);
     assert!(elsewhere.values().all(|times| *times == 1), "{elsewhere:?}");
     assert!(times.keys().all(|id| !elsewhere.contains_key(id)), "what it had begun was sent elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_axon_that_fails_every_request_gets_few_of_them() {
+    let failing = [
+        Reply::json(500, r#"{"error":"x"}"#),
+        Reply::json(503, "{}"),
+        Reply::hang_up(),
+        Reply::hang_up().then_reset(),
+        Reply::raw("SSH-2.0-x\r\n"),
+        Reply::json(200, r#"{"a":1}"#).cut(3),
+    ];
+    for reply in failing {
+        let stage = Stage::of(3, "eject: { consecutive: 5 }").await;
+        // Its connections are used ones.
+        all_succeed(&stage.answers(5).await);
+        stage.axons[0].answer(reply);
+        let before = times_seen([&stage.axons[0]]).len();
+        let answers = stage.answers(20).await;
+
+        let failed = answers.iter().filter(|answer| answer.status != 200).count();
+        let got = times_seen([&stage.axons[0]]).len() - before;
+        // At most one under way for each client when it is ejected, beside those that led to it.
+        assert!((1..=CLIENTS + 5).contains(&got), "{got} requests to an Axon that fails all");
+        assert_eq!(failed, got);
+        let backend = stage.axons[0].addr();
+        let ejected = format!("orbit_backend_state{{backend=\"{backend}\",state=\"ejected\"}}");
+        assert_eq!(stage.gateway.metric(&ejected), 1.0);
+        let times = times_seen(&stage.axons);
+        assert_eq!(times.len(), 25 * CLIENTS);
+        assert!(times.values().all(|times| *times == 1), "{times:?}");
+    }
 }

@@ -23,6 +23,8 @@ use crate::harness::gateway::{BODY, Gateway, Setup, signing};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Post,
+    /// With an `Idempotency-Key`.
+    KeyedPost,
     Get,
 }
 
@@ -73,6 +75,11 @@ async fn every_failure_of_a_post_on_a_reused_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_failure_of_a_post_with_a_key_on_a_reused_connection() {
+    play_all(Asked::KeyedPost, Connection::Reused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_failure_of_a_get_on_a_fresh_connection() {
     play_all(Asked::Get, Connection::Fresh).await;
 }
@@ -99,7 +106,7 @@ impl Play {
 
     fn setup(&self, urls: &[String]) -> Setup {
         let request = match self.asked {
-            Asked::Post => "{ method: POST, path: /dispatch }",
+            Asked::Post | Asked::KeyedPost => "{ method: POST, path: /dispatch }",
             Asked::Get => "{ method: GET, path: /reason, body: none }",
         };
         // Only where time must run out is it short, so that a busy machine fails no other row.
@@ -112,12 +119,12 @@ impl Play {
             Some(consecutive) => format!("{{ consecutive: {consecutive} }}"),
             None => "disabled".to_owned(),
         };
-        let more = format!("request: {request}, timeouts: {timeouts}, eject: {eject}");
+        let more = format!("request: {request}, timeouts: {timeouts}, eject: {eject}, retry: {{ backoff: 1ms..2ms }}");
         Setup::new(&[]).upstream(urls, &format!("{more}, response: {{ envelope_bytes: {ENVELOPE} }}"))
     }
 
-    /// As many failures as eject: for a POST those of the row, for a GET one more, so that the two tell how many
-    /// those are. One that is alone is asked again, to see that it left nothing behind.
+    /// As many failures as eject: for a plain POST those of the row, for others one more, so that the two tell how
+    /// many those are. One that is alone is asked again, to see that it left nothing behind.
     fn consecutive(&self) -> Option<u32> {
         let failures = match self.expected.after {
             After::Failed(times) => times,
@@ -127,7 +134,7 @@ impl Play {
         match self.asked {
             _ if self.alone => None,
             Asked::Post => Some(failures.max(1)),
-            Asked::Get => Some(failures + 1),
+            Asked::KeyedPost | Asked::Get => Some(failures + 1),
         }
     }
 
@@ -224,11 +231,19 @@ impl Play {
         }
     }
 
+    fn message(&self, gateway: &Gateway) -> Vec<u8> {
+        let mut signed = gateway.dispatch(BODY).header("X-Correlation-ID", "matrix");
+        if self.asked == Asked::KeyedPost {
+            signed = signed.header("Idempotency-Key", "key");
+        }
+        signed.sign(&signing(), gateway.now()).bytes()
+    }
+
     /// Sends the one request of the play, judges its answer and its log lines; the calls that it took.
     async fn ask(&self, gateway: &Gateway) -> usize {
         let name = self.name();
         let mut client = Client::connect(gateway.addr()).await;
-        client.send(message(gateway, "matrix")).await;
+        client.send(self.message(gateway)).await;
         let answer = client.try_read_response_to("POST").await;
         let lines = gateway.log_until(&["REQUEST [matrix] "]).await;
         let calls: Vec<&String> = lines.iter().filter(|line| line.contains("AXON_CALL [matrix] ")).collect();
@@ -252,9 +267,9 @@ impl Play {
     fn is_asked_again(&self, calls: usize) -> bool {
         match self.expected.again {
             Again::Always => !self.alone,
-            Again::UnlessSent => calls > 1 && (!self.alone || self.asked == Asked::Get),
+            Again::UnlessSent => calls > 1 && (!self.alone || self.asked != Asked::Post),
             // Where no other is there, the same backend is.
-            Again::Repeatable => self.asked == Asked::Get,
+            Again::Repeatable => self.asked != Asked::Post,
             Again::Never => false,
         }
     }
@@ -317,7 +332,7 @@ impl Play {
 
     fn judge_tally(&self, before: &Tally, after: &Tally, calls: usize) {
         let name = self.name();
-        let counted = |outcome: &str| after.outcome(outcome) - before.outcome(outcome);
+        let counted = |outcome: &str| after.exchanges[outcome] - before.exchanges[outcome];
         let all: f64 = OUTCOMES.iter().map(|outcome| counted(outcome)).sum();
         assert_eq!(all, calls as f64, "{name}");
         let mut first = counted(self.expected.outcome);
@@ -325,6 +340,10 @@ impl Play {
             first += counted("connect_failed");
         }
         assert!(first >= 1.0, "{name}: not counted as {}", self.expected.outcome);
+        if self.expected.again != Again::UnlessSent {
+            let retries = after.retries[self.expected.outcome] - before.retries[self.expected.outcome];
+            assert_eq!(retries, (calls - 1) as f64, "{name}: retries");
+        }
     }
 }
 
@@ -340,23 +359,23 @@ fn states_of(gateway: &Gateway, urls: &[String]) -> Vec<&'static str> {
 
 const OUTCOMES: [&str; 7] = ["success", "refused", "error", "connect_failed", "timeout", "broken", "abandoned"];
 
-/// The counters of all backends at one moment.
-struct Tally(Vec<Vec<f64>>);
+/// The counters at one moment.
+struct Tally {
+    /// Of all backends, by outcome.
+    exchanges: HashMap<&'static str, f64>,
+    /// By reason, which is the outcome of the try before.
+    retries: HashMap<&'static str, f64>,
+}
 
 impl Tally {
     fn of(gateway: &Gateway, urls: &[String]) -> Self {
-        let of = |url: &String| OUTCOMES.iter().map(|outcome| gateway.exchanges(url, outcome)).collect();
-        Self(urls.iter().map(of).collect())
+        let exchanges = |outcome| urls.iter().map(|url| gateway.exchanges(url, outcome)).sum();
+        let retries = |reason| gateway.metric(&format!("orbit_axon_retries_total{{reason=\"{reason}\"}}"));
+        Self {
+            exchanges: OUTCOMES.into_iter().map(|outcome| (outcome, exchanges(outcome))).collect(),
+            retries: OUTCOMES.into_iter().map(|reason| (reason, retries(reason))).collect(),
+        }
     }
-
-    fn outcome(&self, outcome: &str) -> f64 {
-        let at = OUTCOMES.iter().position(|known| *known == outcome).unwrap();
-        self.0.iter().map(|backend| backend[at]).sum()
-    }
-}
-
-fn message(gateway: &Gateway, id: &str) -> Vec<u8> {
-    gateway.dispatch(BODY).header("X-Correlation-ID", id).sign(&signing(), gateway.now()).bytes()
 }
 
 /// Dispatches, and waits until that is counted and logged.
@@ -370,7 +389,8 @@ async fn dispatch(gateway: &Gateway, id: &str) -> Response {
 async fn occupied(gateway: &Gateway, axon: &Axon) -> Client {
     loop {
         let mut client = Client::connect(gateway.addr()).await;
-        client.send(message(gateway, "busy")).await;
+        let signed = gateway.dispatch(BODY).header("X-Correlation-ID", "busy");
+        client.send(signed.sign(&signing(), gateway.now()).bytes()).await;
         tokio::select! {
             _ = axon.received(1) => return client,
             elsewhere = client.read_response() => contract(&elsewhere, Kind::Success),

@@ -111,6 +111,7 @@ async fn search(
     let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
     let mut once_more = false;
+    let mut sent_again = None;
     let mut retries = Retries::new(upstream, outgoing, total, clock.now());
     let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
     loop {
@@ -124,6 +125,10 @@ async fn search(
         }
         let Some(Chosen { index, how }) = chosen else { break };
         let Some(backend) = backends.members().get(index).map(|member| &member.backend) else { break };
+        // Counted here, where there is somebody to send it to again.
+        if let Some(reason) = sent_again.take() {
+            upstream.retried(reason);
+        }
         let occupied = backend.occupy(began.ticks, how.is_trial());
         random = mix(random);
         *current = Some(backend.clone());
@@ -136,11 +141,11 @@ async fn search(
         let now = clock.now();
         calls.push(call(backend, outcome, &rejection, now, began));
         match again {
-            Again::Elsewhere(reason) if Instant::now() < total => upstream.retried(reason),
+            Again::Elsewhere(reason) if Instant::now() < total => sent_again = Some(reason),
             Again::IfIdempotent(reason) => match retries.next(now, random) {
                 Some(pause) => {
                     once_more = true;
-                    upstream.retried(reason);
+                    sent_again = Some(reason);
                     *current = None;
                     sleep(pause).await;
                 }

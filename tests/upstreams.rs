@@ -458,7 +458,7 @@ async fn a_backend_that_is_not_well_is_back_when_nobody_asks_any_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_in_a_row_take_a_backend_out_and_one_request_brings_it_back() {
     let (one, two) = (Axon::start(), Axon::start());
-    let gateway = in_turn(&[&one, &two], "eject: { consecutive: 3, for: 80s }").start().await;
+    let gateway = in_turn(&[&one, &two], "eject: { consecutive: 3, for: 320s }").start().await;
     one.answer(failure());
     assert_eq!(until_ejected(&gateway, &one).await, [500, 200, 500, 200, 500]);
     stands(&gateway, &one, "ejected").await;

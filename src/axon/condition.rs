@@ -25,8 +25,8 @@ const CALM: Duration = Duration::from_secs(30);
 const PENALTY: Duration = Duration::from_millis(250);
 /// The longest such time where ejection is disabled.
 const PENALTY_MAX: Duration = Duration::from_secs(30);
-/// A first ejection lasts this part of `eject.for`.
-const FIRST_EJECTION: u32 = 8;
+/// A first ejection lasts this part of `eject.for`: a trial costs one request, a backend that is well again and unused costs more.
+const FIRST_EJECTION: u32 = 32;
 /// Of the last 32 answers, as many failures eject, in a row or not.
 const FAILURES_OF_32: u32 = 16;
 /// What a returning backend gets at first, in thousandths of its share.
@@ -431,7 +431,7 @@ mod tests {
             // So many that half is never reached either.
             (0..8).for_each(|_| assert_eq!(condition.answered(START, false), None));
         }
-        assert_eq!(ejected(&condition, START), (5, EJECT.longest / 8));
+        assert_eq!(ejected(&condition, START), (5, EJECT.longest / FIRST_EJECTION));
         assert_eq!(condition.share(START, NONE), None);
     }
 
@@ -464,7 +464,7 @@ mod tests {
         let (_, first) = ejected(&condition, START);
         let mut now = START + nanos(first);
         assert!(!condition.awaits_trial(now - 1));
-        for seconds in [4, 8, 16, 16] {
+        for seconds in [1, 2, 4, 8, 16, 16] {
             assert_eq!(trial_fails(&condition, now), Duration::from_secs(seconds));
             assert!(!condition.awaits_trial(now + seconds * S - 1));
             now += seconds * S;

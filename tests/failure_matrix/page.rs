@@ -22,7 +22,7 @@ was sent. *If it is idempotent*: Axon may have begun, so only a `GET`, a dispatc
 `retry.idempotent`; within `retry.attempts`, `retry.budget` and `timeouts.total`. *Never*: the answer had begun.
 - **For the backend**: failures count towards `eject.consecutive` in a row, or half of its last 32 answers; one that is \
 unreachable gets no more requests until a connect works. What is *nothing* leaves it in use. Changes of state are log \
-lines (`backend HOST:PORT is ejected, for 3.75s at least: …`), `orbit_backend_state` and `orbit_backend_out_total`.
+lines (`backend HOST:PORT is ejected, for 937.5ms at least: …`), `orbit_backend_state` and `orbit_backend_out_total`.
 - **Counted as**: `outcome` of `orbit_axon_requests_total` for that backend.
 - **The log says**: after `AXON_CALL [correlation id] outcome: `. One such line for each backend that was asked; the \
 `REFUSED` and `REQUEST` lines with the same identifier tell what the client got.

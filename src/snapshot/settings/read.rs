@@ -518,7 +518,7 @@ fn eject(b: &mut Block<'_>, endpoints: &[Endpoint]) -> Option<Eject> {
             .key("consecutive", "failures in a row; no answer at all counts twice, and half of 32 answers are enough")
             .integer(5, 1..=64);
         let longest = b
-            .key("for", "longest wait for the one request that tries it again; begins at an eighth and doubles")
+            .key("for", "longest wait for the one request that tries it again; begins at a 32nd and doubles")
             .duration(30 * SECOND, 10 * MS..=HOUR);
         let max_percent =
             b.key("max_percent", "of an upstream's backends that may be ejected at once").integer(50, 1..=100);

@@ -299,7 +299,7 @@ mod tests {
         pool.members()[index].backend.condition().unconnected(NOW, None).expect("a change");
     }
 
-    const EJECT: Eject = Eject { consecutive: 1, longest: Duration::from_secs(8), max_percent: 50 };
+    const EJECT: Eject = Eject { consecutive: 1, longest: Duration::from_secs(32), max_percent: 50 };
 
     fn eject(pool: &Backends, index: usize) {
         pool.members()[index].backend.condition().eject(NOW, Cause::InARow, &EJECT).expect("a change");

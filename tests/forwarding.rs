@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::axon::{Axon, Gate, Recorded, Reply};
 use crate::harness::check::{Kind, contract};
 use crate::harness::client::{Broken, Client, Ending, Response, get, within};
-use crate::harness::gateway::{BODY, Gateway, Setup, signing};
+use crate::harness::gateway::{BODY, Gateway, Setup, asking, dispatch, message, signing};
 
 /// The end of every envelope: nothing takes time, because the clock is moved by hand.
 const TAIL: &str = r#""correlation_id":"c-1","timestamp":"2026-11-22T09:56:51Z","governance":{"allowed":true,"reason":"Request authorized","decision_time_ms":0.000}}"#;
@@ -29,23 +29,6 @@ async fn before(axon: &Axon) -> Gateway {
 
 fn urls(axons: &[Axon]) -> Vec<String> {
     axons.iter().map(Axon::url).collect()
-}
-
-/// A signed dispatch as bytes, for a client that sends several.
-fn message(gateway: &Gateway) -> Vec<u8> {
-    gateway.dispatch(BODY).header("X-Correlation-ID", "c-1").sign(&signing(), gateway.now()).bytes()
-}
-
-/// Dispatches on a connection of its own.
-async fn dispatch(gateway: &Gateway) -> Response {
-    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
-}
-
-/// Sends a dispatch and leaves the answer to be read.
-async fn asking(gateway: &Gateway) -> Client {
-    let mut client = Client::connect(gateway.addr()).await;
-    client.send(message(gateway)).await;
-    client
 }
 
 /// Keeps `axon` busy with one request, which waits for its answer.

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::axon::Axon;
 use crate::harness::check::{Kind, contract};
+use crate::harness::client::signing_params;
 use crate::harness::gateway::{BODY, Setup, signing};
 use crate::sigv4_suite::{
     ID, NOW, NOW_BASIC, Request, SECRET, TOKEN, alter, base, hex, key, meaning, requests, ring, rules, verify,
@@ -68,15 +69,8 @@ fn presign(mut request: Request, how: Presigning<'_>) -> Request {
         request.add("X-Amz-Content-Sha256", &hash);
     }
     let identity = Credentials::new(ID, SECRET, how.token.map(str::to_owned), None, "test").into();
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region("us-east-1")
-        .name(how.service)
-        .time(SystemTime::UNIX_EPOCH + Duration::from_secs(how.at))
-        .settings(settings)
-        .build()
-        .expect("all set")
-        .into();
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(how.at);
+    let params = signing_params(&identity, "us-east-1", how.service, at, settings);
     let fields = request.fields.clone();
     let headers = fields.iter().map(|(n, v)| (n.as_str(), std::str::from_utf8(v).expect("UTF-8")));
     let body = how.payload.map_or(SignableBody::Bytes(&request.body), |word| SignableBody::Precomputed(word.into()));

@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use crate::harness::axon::{Axon, Recorded, Reply};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::{Response, within};
-use crate::harness::gateway::{BODY, Gateway, Setup};
+use crate::harness::client::within;
+use crate::harness::gateway::{BODY, Gateway, Setup, dispatch};
 
 const GET: &str = "request: { method: GET, path: /reason, body: none }";
 const AT_ONCE: &str = "backoff: 0s..1ms";
-
-async fn dispatch(gateway: &Gateway) -> Response {
-    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
-}
 
 fn before(axons: &[&Axon], more: &str) -> Setup {
     let urls: Vec<String> = axons.iter().map(|axon| axon.url()).collect();

@@ -4,6 +4,7 @@
 //! on random requests, with every signed byte altered in turn; recorded habits of other clients.
 //! The attacks stand in `sigv4_attacks`.
 
+use crate::harness::client::signing_params;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -138,15 +139,8 @@ pub(crate) fn sign_with(mut request: Request, how: Signing<'_>) -> Request {
     let left_out = how.leave_out.iter().map(|name| (*name).into());
     settings.excluded_headers = settings.excluded_headers.map(|names| names.into_iter().chain(left_out).collect());
     let identity = Credentials::new(ID, how.secret, how.token.map(str::to_owned), None, "test").into();
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(how.region)
-        .name(how.service)
-        .time(SystemTime::UNIX_EPOCH + Duration::from_secs(how.at))
-        .settings(settings)
-        .build()
-        .expect("all set")
-        .into();
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(how.at);
+    let params = signing_params(&identity, how.region, how.service, at, settings);
     let headers: Vec<_> =
         request.fields.iter().map(|(n, v)| (n.clone(), String::from_utf8(v.clone()).expect("UTF-8"))).collect();
     let body = how.body.map_or(SignableBody::Bytes(&request.body), |word| SignableBody::Precomputed(word.into()));

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::client::Client;
-use crate::harness::gateway::{BODY, Gateway, Setup, signing};
+use crate::harness::gateway::{BODY, Gateway, Setup, asking, signing};
 
 const PART: usize = 256 << 10;
 /// What the kernel holds for the two connections at most, by Linux's defaults (4 MiB to send and 6 MiB to
@@ -17,13 +17,6 @@ async fn before(axon: &Axon) -> Gateway {
     let gateway = Setup::new(&[axon.url()]).start().await;
     axon.connected(1).await;
     gateway
-}
-
-/// Sends a dispatch and leaves the answer to be read.
-async fn asking(gateway: &Gateway) -> Client {
-    let mut client = Client::connect(gateway.addr()).await;
-    client.send(gateway.dispatch(BODY).sign(&signing(), gateway.now()).bytes()).await;
-    client
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use crate::harness::axon::{Axon, Gate};
 use crate::harness::axon2::{ANSWER, Asked, Axon2, Manners, Raw, reset_of, send};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::{Client, Response, within};
+use crate::harness::client::{Client, within};
 use crate::harness::dns::Dns;
-use crate::harness::gateway::{BODY, Gateway, Setup, signing};
+use crate::harness::gateway::{BODY, Gateway, Setup, asking, dispatch};
 use crate::harness::secure::{Authority, Front, Speaks};
 
 const HTTP2: &str = "http2: true";
@@ -24,21 +24,6 @@ const HTTP2: &str = "http2: true";
 /// A gateway in front of this Axon.
 fn before(axon: &Axon2, more: &str) -> Setup {
     Setup::new(&[]).upstream(&[axon.url()], more)
-}
-
-fn message(gateway: &Gateway) -> Vec<u8> {
-    gateway.dispatch(BODY).header("X-Correlation-ID", "c-1").sign(&signing(), gateway.now()).bytes()
-}
-
-async fn dispatch(gateway: &Gateway) -> Response {
-    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
-}
-
-/// Sends a dispatch and leaves the answer to be read.
-async fn asking(gateway: &Gateway) -> Client {
-    let mut client = Client::connect(gateway.addr()).await;
-    client.send(message(gateway)).await;
-    client
 }
 
 /// Sends `n` dispatches at once.

@@ -10,8 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::Response;
-use crate::harness::gateway::{BODY, Gateway, Setup};
+use crate::harness::gateway::{Gateway, Setup, dispatch};
 use crate::harness::secure::{Authority, Front, Issued, Speaks, Validity};
 
 /// TLS 1.2 alone, and 1.3 alone.
@@ -21,10 +20,6 @@ const AUTHORITY_ONLY: &str = "tls: { ca: ca.pem }";
 /// A gateway that knows these endpoints by the certificates of `ca`.
 fn knowing(urls: &[String], ca: &Authority, more: &str) -> Setup {
     Setup::new(&[]).upstream(urls, more).file("ca.pem", &ca.pem())
-}
-
-async fn dispatch(gateway: &Gateway) -> Response {
-    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
 }
 
 /// Asserts that a dispatch is refused because no connection came about, for `why`.

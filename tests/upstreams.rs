@@ -5,13 +5,9 @@ use std::time::Duration;
 
 use crate::harness::axon::{Axon, Reply};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::{Client, Response, Signing, get, within};
+use crate::harness::client::{Client, Signing, get, within};
 use crate::harness::dns::Dns;
-use crate::harness::gateway::{BODY, Gateway, SECRET, Setup, signing};
-
-async fn dispatch(gateway: &Gateway) -> Response {
-    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
-}
+use crate::harness::gateway::{BODY, Gateway, SECRET, Setup, dispatch, signing};
 
 async fn succeeds(gateway: &Gateway) {
     contract(&dispatch(gateway).await, Kind::Success);

@@ -34,7 +34,7 @@ use crate::snapshot::settings::{Balance, UpstreamMethod};
 static PASSED_ON: [HeaderName; 7] = [
     http::header::ACCEPT,
     http::header::ACCEPT_LANGUAGE,
-    HeaderName::from_static("idempotency-key"),
+    IDEMPOTENCY_KEY,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
     HeaderName::from_static("x-amzn-trace-id"),
@@ -268,10 +268,11 @@ impl Try<'_> {
                 Ok(Err(failure)) => {
                     // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
                     // whether the backend is well, a fresh one tells.
-                    let at_once = self.clock.now().since(sent) <= CLOSING_MAX;
+                    let now = self.clock.now();
+                    let at_once = now.since(sent) <= CLOSING_MAX;
                     let in_order = reused && !shared && at_once && matches!(failure, Failure::Broken(_));
                     if in_order {
-                        self.lost(&connection, sent);
+                        self.lost(&connection, sent, now);
                     }
                     let blamed = !in_order && !matches!(failure, Failure::Refused(_));
                     return Err(self.no_answer(&occupied, failure, blamed));
@@ -324,25 +325,27 @@ impl Try<'_> {
     }
 
     fn no_answer(&self, occupied: &Occupied, failure: Failure, blamed: bool) -> Miss {
-        let distrusted = matches!(failure, Failure::Distrusted(_));
         let again = match failure {
-            Failure::Broken(_) | Failure::Unreadable(_) => Again::IfIdempotent(Reason::Broken),
-            Failure::Unsent => Again::Elsewhere(Reason::StaleConnection),
-            Failure::Refused(_) | Failure::Distrusted(_) => Again::Elsewhere(Reason::Refused),
+            Failure::Broken(_) | Failure::Unreadable(_) => Some(Again::IfIdempotent(Reason::Broken)),
+            Failure::Unsent => Some(Again::Elsewhere(Reason::StaleConnection)),
+            Failure::Refused(_) => Some(Again::Elsewhere(Reason::Refused)),
+            // As good as no connection.
+            Failure::Distrusted(_) => None,
         };
         let why = failure.why();
         if blamed {
             self.failed(occupied, Failing::NoAnswer, &why);
         }
-        if distrusted {
-            return not_connected(why);
+        match again {
+            Some(again) => {
+                Miss { outcome: Outcome::Broken, rejection: Rejection::unavailable("upstream_failed", why), again }
+            }
+            None => not_connected(why),
         }
-        Miss { outcome: Outcome::Broken, rejection: Rejection::unavailable("upstream_failed", why), again }
     }
 
     /// Notes a connection that was idle and broke under a request sent at `sent`, before its answer.
-    fn lost(&self, connection: &Connection, sent: Moment) {
-        let now = self.clock.now();
+    fn lost(&self, connection: &Connection, sent: Moment, now: Moment) {
         if let Some(since) = connection.idle_since() {
             self.backend.pool().lost(sent.ticks.saturating_sub(since), now.ticks);
         }

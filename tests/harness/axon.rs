@@ -18,10 +18,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
 
 use super::client::{
-    Broken, Framing, LAST_CHUNK, PATIENCE, Signing, Wire, aws_sign, borrowed, chunk, malformed, single, within,
+    Broken, Framing, LAST_CHUNK, Signing, Wire, aws_sign, borrowed, chunk, counted, malformed, single, within,
 };
 
 /// A running Axon; stops when dropped.
@@ -179,12 +178,7 @@ impl Axon {
 
     #[track_caller]
     fn counted(&self, what: &str, n: usize, count: fn(&Counts) -> usize) -> impl Future<Output = ()> {
-        let at = Location::caller();
-        let mut counts = self.shared.counts.subscribe();
-        async move {
-            let waited = timeout(PATIENCE, counts.wait_for(|c| count(c) >= n)).await.is_ok();
-            assert!(waited, "only {} of {n} {what} after {PATIENCE:?} at {at}", count(&self.shared.counts.borrow()));
-        }
+        counted(self.shared.counts.subscribe(), what, n, count)
     }
 }
 

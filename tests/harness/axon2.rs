@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,10 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
 
 use super::axon::{Gate, Recorded};
-use super::client::{PATIENCE, within};
+use super::client::{counted, within};
 use super::secure::{Handshake, Speaks};
 
 /// What every request is answered with that the test answers by [`Asked::answer`].
@@ -171,12 +169,7 @@ impl Axon2 {
 
     #[track_caller]
     fn counted(&self, what: &str, n: usize, count: fn(&Counts) -> usize) -> impl Future<Output = ()> {
-        let at = Location::caller();
-        let mut counts = self.shared.counts.subscribe();
-        async move {
-            let waited = timeout(PATIENCE, counts.wait_for(|c| count(c) >= n)).await.is_ok();
-            assert!(waited, "only {} of {n} {what} after {PATIENCE:?} at {at}", count(&self.shared.counts.borrow()));
-        }
+        counted(self.shared.counts.subscribe(), what, n, count)
     }
 }
 

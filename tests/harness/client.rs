@@ -13,12 +13,14 @@ use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
+    PayloadChecksumKind, SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign,
 };
 use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::identity::Identity;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How long anything may take before the test fails: far more than a loaded machine needs.
@@ -28,6 +30,21 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 #[track_caller]
 pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     bounded(PATIENCE, Location::caller(), future)
+}
+
+/// Resolves when at least `n` were counted, or panics after [`PATIENCE`] with the caller's place.
+#[track_caller]
+pub fn counted<C>(
+    mut counts: watch::Receiver<C>,
+    what: &str,
+    n: usize,
+    count: fn(&C) -> usize,
+) -> impl Future<Output = ()> {
+    let at = Location::caller();
+    async move {
+        let waited = timeout(PATIENCE, counts.wait_for(|c| count(c) >= n)).await.is_ok();
+        assert!(waited, "only {} of {n} {what} after {PATIENCE:?} at {at}", count(&counts.borrow()));
+    }
 }
 
 async fn bounded<F: Future>(limit: Duration, at: &Location<'_>, future: F) -> F::Output {
@@ -639,15 +656,7 @@ pub(super) fn aws_sign<'a>(
 ) -> Result<Signature, String> {
     let identity =
         Credentials::new(&signing.access_key, &signing.secret, signing.token.clone(), None, "test harness").into();
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(&signing.region)
-        .name(&signing.service)
-        .time(at)
-        .settings(settings)
-        .build()
-        .map_err(|e| e.to_string())?
-        .into();
+    let params = signing_params(&identity, &signing.region, &signing.service, at, settings);
     let request = SignableRequest::new(method, format!("http://{host}{target}"), headers, body);
     let signed = sign(request.map_err(|e| e.to_string())?, &params).map_err(|e| e.to_string())?;
     let (headers, params) = signed.into_parts().0.into_parts();
@@ -655,6 +664,18 @@ pub(super) fn aws_sign<'a>(
         headers: headers.iter().map(|h| (h.name().to_owned(), h.value().to_owned())).collect(),
         params: params.into_iter().map(|(name, value)| (name.to_owned(), Cow::into_owned(value))).collect(),
     })
+}
+
+/// What the crate's signer is told beside the request.
+pub fn signing_params<'a>(
+    identity: &'a Identity,
+    region: &'a str,
+    service: &'a str,
+    at: SystemTime,
+    settings: SigningSettings,
+) -> SigningParams<'a> {
+    let params = v4::SigningParams::builder().identity(identity).region(region).name(service);
+    params.time(at).settings(settings).build().expect("all set").into()
 }
 
 /// Headers as the signer wants them.

@@ -16,7 +16,7 @@ use orbit::telemetry::Sink;
 use orbit::telemetry::sink::SinkGuard;
 use tokio::sync::{Mutex, mpsc};
 
-use super::client::{PATIENCE, Response, Signed, Signing, get, within};
+use super::client::{Client, PATIENCE, Response, Signed, Signing, get, within};
 use super::dns::Dns;
 
 /// 2026-11-22T09:56:51Z, a Sunday, in the tenth hour of the day.
@@ -256,6 +256,23 @@ impl Gateway {
         let backend = url.strip_prefix("http://").expect("a plain URL");
         self.metric(&format!("orbit_axon_requests_total{{backend=\"{backend}\",outcome=\"{outcome}\"}}"))
     }
+}
+
+/// The standing dispatch, signed, as bytes.
+pub fn message(gateway: &Gateway) -> Vec<u8> {
+    gateway.dispatch(BODY).header("X-Correlation-ID", "c-1").sign(&signing(), gateway.now()).bytes()
+}
+
+/// Sends the standing dispatch on a connection of its own.
+pub async fn dispatch(gateway: &Gateway) -> Response {
+    gateway.send(gateway.dispatch(BODY).header("X-Correlation-ID", "c-1")).await
+}
+
+/// Sends the standing dispatch and leaves the answer to be read.
+pub async fn asking(gateway: &Gateway) -> Client {
+    let mut client = Client::connect(gateway.addr()).await;
+    client.send(message(gateway)).await;
+    client
 }
 
 /// What clients sign with.

@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use memchr::memchr;
 
-use crate::edge::chunks;
 use crate::error::{Code, Rejection};
 use crate::request::Head;
+use crate::request::chunks;
 use crate::request::head::{Framing, One, overflow};
 
 /// A request read out of a file.

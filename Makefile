@@ -29,7 +29,7 @@ lint: build-tools ## Formatting, clippy, rustdoc; advisories if cargo-deny is in
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check advisories; \
 	else echo "cargo-deny is not installed: advisories are not checked"; fi
 
-bench: build-tools ## The micro-benchmarks, then the load comparison with nginx and bare Pingora
+bench: build-tools ## The micro-benchmarks, then the load comparison with nginx, HAProxy, Envoy and bare Pingora
 	$(CARGO) bench --locked --bench '*'
 	$(CARGO) build --locked --release
 	benches/load/run setup

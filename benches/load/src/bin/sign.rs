@@ -1,10 +1,11 @@
-//! Signs one `POST /dispatch` as an AWS client would and prints the headers to send, one `name: value` a line.
+//! Signs one `POST /dispatch` as an AWS client would, the body's hash in a header of its own, and prints the headers to
+//! send, one `name: value` a line.
 //! The signature stays valid for the verifier's clock skew, so that a load generator can repeat one request.
 
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use orbit_load::{Failure, options};
 
@@ -16,13 +17,15 @@ fn main() -> Result<(), Failure> {
     let region = option("region").unwrap_or_else(|| "us-east-1".to_owned());
     let service = option("service").unwrap_or_else(|| "execute-api".to_owned());
 
+    let mut settings = SigningSettings::default();
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
     let identity = Credentials::new(need("key")?, need("secret")?, None, None, "load").into();
     let parameters = v4::SigningParams::builder()
         .identity(&identity)
         .region(&region)
         .name(&service)
         .time(SystemTime::now())
-        .settings(SigningSettings::default())
+        .settings(settings)
         .build()?;
     let headers = [("host", host.as_str()), ("content-type", "application/json")];
     let request = SignableRequest::new(

@@ -142,11 +142,7 @@ impl Dialer {
                 (Stream::Tls(Box::new(stream)), chosen)
             }
         };
-        if http2 {
-            Ok(Dialed::Http2(Http2::begin(stream, idle).await?))
-        } else {
-            Ok(Dialed::Http1(Http1::begin(stream).await.map_err(here)?))
-        }
+        if http2 { Ok(Dialed::Http2(Http2::begin(stream, idle).await?)) } else { Ok(Dialed::Http1(Http1::new(stream))) }
     }
 }
 

@@ -1,96 +1,104 @@
-//! One HTTP/1.1 connection to Axon, on hyper's client.
+//! One HTTP/1.1 connection to Axon: one request at a time, and its answer.
 //!
-//! The connection's own future is driven by the task that uses it, not by a task of its own: a request
-//! then costs no hand-over between tasks, and head and body leave in one write. Measured against
-//! Pingora's connector in this place (`docs/performance.md`); the choice ends at this file.
+//! Our own client and no library's, because forwarding is what Orbit is for: it knows one request at a time,
+//! of known length, and pays for nothing else (`docs/performance.md`). The connection is driven by the task
+//! that uses it, without a task of its own or a buffer between the two: dropping it ends it at once, every
+//! error belongs to a request, and nothing is read that nobody asked for.
+//!
+//! Invariants: a connection is used again only where the last answer ended for certain, with nothing behind
+//! it (RFC 9112, sections 6.3 and 9). While it waits, for an answer or for its next use, it holds no buffer.
+//! What may have reached Axon is never [`Failure::Unsent`].
+
+mod body;
+mod head;
+mod upload;
 
 use std::borrow::Cow;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
+use std::mem::{MaybeUninit, take};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{Request, StatusCode};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::axon::socket::Ledger;
+use crate::axon::http1::head::{Head, Malformed, Search};
+use crate::axon::http1::upload::Upload;
 use crate::axon::stream::Stream;
 use crate::axon::tls;
-use crate::axon::wire::{ANSWER_FIELDS_MAX, ANSWER_HEAD_BYTES_MAX, Failure};
+use crate::axon::wire::Failure;
 
-type Driver = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
+pub use self::body::Body;
+
+/// Most that is read at once where no more is expected; it is read on the stack and then copied to where it
+/// fits exactly.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Most that is read at once of what keeps coming.
+const LARGE_PIECE_BYTES: usize = 64 * 1024;
+/// Most interim answers (RFC 9110, section 15.2) before the final one. What bounds them first is time.
+const INTERIM_MAX: u32 = 100_000;
+
+const CLOSED: &str = "connection closed before the head of an answer";
+const CUT_OFF: &str = "connection closed within the answer";
 
 /// An open connection.
 pub struct Http1 {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it has ended. Only dropping it gives back a request that it never took.
-    driver: Option<Driver>,
-    /// The error that it ended with, if it did.
-    ended: Option<hyper::Error>,
-    ledger: Arc<Ledger>,
+    stream: Stream,
+    /// What was read and is not handed out yet.
+    read: BytesMut,
+    /// The last piece was as large as can be: more is there.
+    flowing: bool,
+    upload: Upload,
+    /// Why the rest of the request cannot be sent; the answer may come all the same.
+    upload_failed: Option<io::Error>,
+    /// The peer lets the connection be used again after this answer.
+    kept: bool,
+    /// No exchange is under way, and the last one has left nothing behind.
+    at_rest: bool,
     idle_since: u64,
     /// Ticks at which it was last found open.
     open_at: u64,
 }
 
 impl Http1 {
-    /// Begins HTTP/1.1 on a stream; nothing is sent yet. Boxed, because it goes from hand to hand and
-    /// is large.
-    ///
-    /// # Errors
-    /// hyper's, as `Other`.
-    pub async fn begin(stream: Stream) -> io::Result<Box<Self>> {
-        let ledger = stream.ledger().clone();
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(ANSWER_HEAD_BYTES_MAX)
-            .max_headers(ANSWER_FIELDS_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, driver: Some(driver), ended: None, ledger, idle_since: 0, open_at: 0 }))
-    }
-
-    /// See [`Connection::send`](crate::axon::wire::Connection::send).
-    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, Failure> {
-        self.ledger.begin();
-        let mut answer = pin!(self.sender.try_send_request(request.map(Full::new)));
-        let new = self.is_new();
-        let (driver, ended, ledger) = (&mut self.driver, &mut self.ended, &self.ledger);
-        poll_fn(|cx| driven(driver, ended, cx, |cx| answer.as_mut().poll(cx))).await.map_err(|mut failed| {
-            let refusal = ended.as_ref().and_then(|e| tls::refusal_in(e)).or_else(|| tls::refusal_in(failed.error()));
-            // Later than the first request, it is no word about the handshake any more.
-            match (refusal.filter(|_| new).map(tls::explain), failed.take_message()) {
-                (Some(why), _) => Failure::Distrusted(format!("connect failed: TLS: {why}").into()),
-                (None, Some(_)) => Failure::Unsent,
-                (None, None) if failed.error().is_incomplete_message() && ledger.unseen() => Failure::Unsent,
-                (None, None) if failed.error().is_parse() => Failure::Unreadable(describe(failed.error())),
-                (None, None) => Failure::Broken(describe(failed.error())),
-            }
+    /// HTTP/1.1 on a stream; nothing is sent yet. Boxed, because it goes from hand to hand and is large.
+    pub fn new(stream: Stream) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            read: BytesMut::new(),
+            flowing: false,
+            upload: Upload::default(),
+            upload_failed: None,
+            kept: true,
+            at_rest: true,
+            idle_since: 0,
+            open_at: 0,
         })
     }
 
+    /// See [`Connection::send`](crate::axon::wire::Connection::send).
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<(Parts, Body), Failure> {
+        // It may have ended since it was chosen.
+        if let Some(end) = self.end() {
+            return Err(self.distrust(end.as_ref()).unwrap_or(Failure::Unsent));
+        }
+        self.at_rest = false;
+        self.stream.ledger().begin();
+        self.upload = Upload::new(request);
+        let (mut search, mut interim) = (Search::default(), 0);
+        let Head { parts, body, keeps_connection } =
+            poll_fn(|cx| self.poll_head(cx, &mut search, &mut interim)).await?;
+        self.kept = keeps_connection;
+        self.settle_after(&body);
+        Ok((parts, body))
+    }
+
     /// See [`Connection::next`](crate::axon::wire::Connection::next).
-    pub async fn next(&mut self, body: &mut Incoming) -> Option<Result<Bytes, Cow<'static, str>>> {
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
-        let mut next = |cx: &mut Context<'_>| {
-            loop {
-                match Pin::new(&mut *body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => return Poll::Ready(Some(Ok(data))),
-                        Err(_trailers) => continue,
-                    },
-                    Poll::Ready(Some(Err(e))) => return Poll::Ready(Some(Err(describe(&e)))),
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-        };
-        poll_fn(|cx| driven(driver, ended, cx, &mut next)).await
+    pub async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
+        poll_fn(|cx| self.poll_next(cx, body)).await
     }
 
     /// Lets the connection come to rest after an answer was read whole; says whether it can be used again.
@@ -110,8 +118,7 @@ impl Http1 {
 
     /// Whether the connection is open and idle as far as this end knows at this moment.
     pub fn is_open(&mut self) -> bool {
-        drive(&mut self.driver, &mut self.ended, &mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && self.sender.is_ready()
+        self.at_rest && self.end().is_none()
     }
 
     /// Ticks at which the connection came to rest; 0 if it never was in use.
@@ -133,80 +140,142 @@ impl Http1 {
     pub fn open_at(&self) -> u64 {
         self.open_at.saturating_sub(self.idle_since)
     }
-}
 
-/// hyper's words for an error, its cause included; they hold nothing of the request.
-fn describe(error: &hyper::Error) -> Cow<'static, str> {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}").into(),
-        None => error.to_string().into(),
+    /// How an idle connection ended, with the error if it was one; `None` if it did not. Bytes that nobody
+    /// asked for are an end, too.
+    fn end(&mut self) -> Option<Option<io::Error>> {
+        match self.stream.unasked() {
+            Poll::Pending => None,
+            Poll::Ready(found) => Some(found.err()),
+        }
     }
-}
 
-/// Polls what waits for the connection, and the connection.
-///
-/// The two tell each other through channels that wake whoever polled last; with the task's own waker each
-/// step would schedule the task again for nothing. So the task's waker goes only to the connection, whose
-/// wakes come from the socket, and what waits for it is asked again after each of its steps.
-fn driven<T>(
-    driver: &mut Option<Driver>,
-    ended: &mut Option<hyper::Error>,
-    cx: &mut Context<'_>,
-    mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
-) -> Poll<T> {
-    let quiet = &mut Context::from_waker(Waker::noop());
-    drive(driver, ended, quiet);
-    if let Poll::Ready(done) = waiting(quiet) {
-        return Poll::Ready(done);
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        search: &mut Search,
+        interim: &mut u32,
+    ) -> Poll<Result<Head, Failure>> {
+        self.poll_upload(cx);
+        loop {
+            match self.head(search) {
+                Ok(None) => {}
+                // An answer to `Upgrade`, which nobody sent: what follows is not HTTP.
+                Ok(Some(head))
+                    if head.parts.status.is_informational() && head.parts.status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
+                    *interim += 1;
+                    if *interim > INTERIM_MAX {
+                        return Poll::Ready(Err(Failure::Unreadable("interim answers without end".into())));
+                    }
+                    continue;
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(Malformed(why)) => return Poll::Ready(Err(Failure::Unreadable(why.into()))),
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) => return Poll::Ready(Err(self.failure(None))),
+                Ok(_) => {}
+                Err(e) => return Poll::Ready(Err(self.failure(Some(e)))),
+            }
+        }
     }
-    drive(driver, ended, cx);
-    waiting(quiet)
-}
 
-/// Lets the connection read and write what it can. That it ended reaches the caller through the answer or
-/// the body that it cuts off.
-fn drive(driver: &mut Option<Driver>, ended: &mut Option<hyper::Error>, cx: &mut Context<'_>) {
-    let Some(running) = driver else { return };
-    if let Poll::Ready(result) = Pin::new(running).poll(cx) {
-        *ended = result.err();
-        *driver = None;
+    /// The head of an answer, if it was read whole.
+    fn head(&mut self, search: &mut Search) -> Result<Option<Head>, Malformed> {
+        let Some(end) = search.end(&self.read)? else { return Ok(None) };
+        *search = Search::default();
+        Head::parse(&self.read.split_to(end).freeze()).map(Some)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Poll<Option<Result<Bytes, Cow<'static, str>>>> {
+        self.poll_upload(cx);
+        loop {
+            match body.take(&mut self.read) {
+                Ok(Some(data)) => {
+                    self.settle_after(body);
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Ok(None) => {}
+                Err(sloppy) => return Poll::Ready(Some(Err(format!("malformed chunks: {}", sloppy.0).into()))),
+            }
+            if body.is_end_stream() {
+                self.settle_after(body);
+                return Poll::Ready(None);
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) if body.end() => return Poll::Ready(None),
+                Ok(0) => return Poll::Ready(Some(Err(CUT_OFF.into()))),
+                Ok(_) => {}
+                Err(e) => return Poll::Ready(Some(Err(format!("connection error within the answer: {e}").into()))),
+            }
+        }
+    }
+
+    /// Sends what is left of the request, even while its answer is being read: Axon may need it for the rest.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if self.upload.is_done() || self.upload_failed.is_some() {
+            return;
+        }
+        if let Poll::Ready(Err(e)) = self.upload.poll(&mut self.stream, cx) {
+            self.upload_failed = Some(e);
+        }
+    }
+
+    /// Reads what is there, behind what was read before; 0 at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.is_empty() {
+            // However little is left of a buffer holds all of it.
+            self.read = BytesMut::new();
+        }
+        if take(&mut self.flowing) && self.read.is_empty() {
+            let mut piece = BytesMut::with_capacity(LARGE_PIECE_BYTES);
+            let read = pin!(self.stream.read_buf(&mut piece)).poll(cx);
+            self.flowing = !matches!(read, Poll::Ready(Ok(..=PIECE_BYTES)));
+            // Little is not left in so large a place: who collects it could be made to hold much more than that.
+            self.read = if piece.len() > PIECE_BYTES { piece } else { BytesMut::from(&*piece) };
+            return read;
+        }
+        let mut space = [MaybeUninit::uninit(); PIECE_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        self.flowing = space.remaining() == 0;
+        self.read.extend_from_slice(space.filled());
+        Poll::Ready(Ok(space.filled().len()))
+    }
+
+    /// Comes to rest if `body` has ended and all else is as it should be.
+    fn settle_after(&mut self, body: &Body) {
+        if body.is_end_stream() && self.read.is_empty() {
+            self.read = BytesMut::new();
+            self.at_rest = self.kept && self.upload.is_done();
+        }
+    }
+
+    /// Why the stream gave no answer: it ended, or failed with `error`.
+    fn failure(&mut self, error: Option<io::Error>) -> Failure {
+        let (ledger, upload_failed) = (self.stream.ledger(), self.upload_failed.take());
+        // A failed write has taken the error of a reset with it, so that what follows looks like an end.
+        let unseen = error.is_none() && upload_failed.is_none() && ledger.unseen();
+        let unsent = ledger.nothing_written() || unseen;
+        let error = error.or(upload_failed);
+        if let Some(distrusted) = self.distrust(error.as_ref()) {
+            return distrusted;
+        }
+        match error {
+            _ if unsent => Failure::Unsent,
+            Some(error) => Failure::Broken(format!("connection error: {error}").into()),
+            None => Failure::Broken(CLOSED.into()),
+        }
+    }
+
+    /// Axon's refusal of this gateway's certificate, if that is what an error is. After the first exchange it is
+    /// no word about the handshake any more.
+    fn distrust(&self, error: Option<&io::Error>) -> Option<Failure> {
+        let refusal = error.filter(|_| self.is_new()).and_then(|e| tls::refusal_in(e))?;
+        Some(Failure::Distrusted(format!("connect failed: TLS: {}", tls::explain(refusal)).into()))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::axon::socket::Socket;
-
-    /// The moment between the look at an idle connection and its use, in which its end arrives.
-    #[tokio::test]
-    async fn a_request_is_given_back_when_the_end_is_met_before_a_byte_is_written() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("address");
-        let stream = TcpStream::connect(address).await.expect("connect");
-        let mut connection = Http1::begin(Stream::Plain(Socket::new(stream))).await.expect("a connection");
-        let (mut axon, _) = listener.accept().await.expect("accept");
-        let request = || Request::builder().uri("/").body(Bytes::new()).expect("a request");
-        let answer = async {
-            axon.read_buf(&mut Vec::new()).await.expect("a request");
-            axon.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("an answer");
-        };
-        let (sent, ()) = tokio::join!(connection.send(request()), answer);
-        assert_eq!(sent.expect("an answer").status(), 204);
-        assert!(connection.settle(0));
-
-        drop(axon);
-        // What happened later is seen later: once this has come, so has the end of the other.
-        let mut later = TcpStream::connect(address).await.expect("connect");
-        listener.accept().await.expect("accept").0.write_all(b"!").await.expect("write");
-        assert_eq!(later.read_u8().await.expect("read"), b'!');
-
-        let failed = tokio::time::timeout(Duration::from_secs(10), connection.send(request())).await;
-        assert!(matches!(failed.expect("no wait for what cannot come"), Err(Failure::Unsent)));
-    }
-}
+mod tests;

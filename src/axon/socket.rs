@@ -48,6 +48,11 @@ impl Ledger {
         self.unseen_after(self.before.load(Ordering::Relaxed))
     }
 
+    /// Whether nothing of the request was sent.
+    pub fn nothing_written(&self) -> bool {
+        self.written() == self.before.load(Ordering::Relaxed)
+    }
+
     /// Bytes sent so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -76,6 +81,11 @@ impl Socket {
 
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// Reads without waiting, and without a system call while nothing has come.
+    pub fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.tcp.try_read(bytes)
     }
 
     /// Looks into the books once nothing more can be read.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
@@ -21,6 +21,23 @@ impl Stream {
     /// What was sent on it, and what of it the peer had.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.socket().ledger()
+    }
+
+    /// What came while nothing was asked for: how many bytes, 0 for the end, or an error. Pending if nothing did.
+    /// As long as nothing happens this is no system call.
+    pub fn unasked(&mut self) -> Poll<io::Result<usize>> {
+        let mut byte = [0];
+        match self {
+            Stream::Plain(socket) => match socket.try_read(&mut byte) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                read => Poll::Ready(read),
+            },
+            Stream::Tls(stream) => {
+                let mut byte = ReadBuf::new(&mut byte);
+                let read = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut byte);
+                read.map_ok(|()| byte.filled().len())
+            }
+        }
     }
 
     fn socket(&self) -> &Socket {

@@ -7,9 +7,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::Request;
 use http::response::Parts;
-use hyper::body::{Body as _, Incoming};
 
-use crate::axon::http1::Http1;
+use crate::axon::http1::{self, Http1};
 use crate::axon::http2::{Http2Body, Place};
 
 /// Largest answer head that is read, in bytes.
@@ -25,7 +24,7 @@ pub enum Connection {
 
 /// The body of an answer, read through the connection that it comes from.
 pub enum Body {
-    Http1(Incoming),
+    Http1(http1::Body),
     Http2(Http2Body),
 }
 
@@ -76,7 +75,7 @@ impl Connection {
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<(Parts, Body), Failure> {
         match self {
             Connection::Http1(connection) => {
-                let (head, body) = connection.send(request).await?.into_parts();
+                let (head, body) = connection.send(request).await?;
                 Ok((head, Body::Http1(body)))
             }
             Connection::Http2(place) => {
@@ -118,7 +117,7 @@ impl Body {
     /// Bytes of the whole body where they were announced.
     pub fn announced_length(&self) -> Option<u64> {
         match self {
-            Body::Http1(body) => body.size_hint().exact(),
+            Body::Http1(body) => body.announced_length(),
             Body::Http2(body) => body.announced_length(),
         }
     }

@@ -47,6 +47,12 @@ pub struct Part {
     pub data: usize,
 }
 
+impl Default for ChunkAudit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sloppy(pub &'static str);

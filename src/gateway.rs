@@ -38,8 +38,6 @@ use crate::telemetry::{LineFormat, Metrics, Sink, Telemetry};
 
 /// Connections that may wait to be accepted, per listener.
 const BACKLOG: u32 = 4096;
-/// An answer's head and small body leave in one write; a larger body needs no buffer.
-const WRITE_BUFFER_BYTES: usize = 2048;
 
 /// How far the way down an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -407,9 +405,8 @@ fn serve(
     let mut handed_over = Fds::new();
     for (socket, address) in sockets.into_iter().zip(addresses) {
         let name = address.to_string();
-        // The edge brings its own read buffer.
-        let buffers = L4BufferSettings::new(0, WRITE_BUFFER_BYTES);
-        service.add_listener(ListenerConfig::tcp(name.clone()).l4_buffer(buffers));
+        // The edge brings its own buffers, for as long as it has something to put into them.
+        service.add_listener(ListenerConfig::tcp(name.clone()).l4_buffer(L4BufferSettings::unbuffered()));
         handed_over.add(name, socket.into_raw_fd());
     }
     let handed_over: ListenFds = Arc::new(Mutex::new(handed_over));

@@ -1,55 +1,51 @@
 //! The only `impl ProxyHttp`. Everything is decided and answered in `request_filter`; Pingora's own
 //! forwarding is never reached, because it cannot send a body that a filter has read (64 KiB at most) and
-//! sends an answer's head before its body is known.
+//! sends an answer's head before its body is known. Bytes go over the visit's own connection, not over Pingora's
+//! session (`edge::shell` says why).
 //!
 //! Before it writes, to Axon or to the client, a request lets the others that are ready come as far
 //! (`yield_now`): their writes then leave one behind the other, and a peer that reads them is woken once
 //! instead of once each. Under load that is a fifth of the CPU per request (`docs/performance.md`).
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
-    CONTENT_LOCATION, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER,
-    TRANSFER_ENCODING, VARY,
+    CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE,
+    ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER, VARY,
 };
 use pingora::upstreams::peer::HttpPeer;
 use pingora_core::modules::http::HttpModules;
-use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::axon::envelope::{self, Added};
 use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, Upstream, forward, is_nominated};
+use crate::edge::client::{BodyError, Client, Ending};
+use crate::edge::shell::{Visit, visit_of};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::{Gateway, Phase};
 use crate::local::{self, Readiness};
 use crate::observation::{Decided, Observation};
 use crate::pipeline::{self, Admitted, Arrival, BodySource, Stop};
-use crate::reply::{self, Answer, Common, milliseconds, timestamp};
+use crate::reply::{self, Answer, Common, HeadText, milliseconds, timestamp};
 use crate::request::Head;
-use crate::request::head::Framing;
 use crate::request::route::Endpoint;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Counted;
 
 /// The status logged when the client left before its answer (nginx's convention; it is never sent).
 const CLIENT_CLOSED: u16 = 499;
-/// Body bytes that are worth reading and throwing away to keep a connection.
-const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-const DRAIN_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(500);
-/// As much of a body as a client must take in `listen.idle_timeout`.
-const SLICE_BYTES: usize = 64 * 1024;
-/// Largest failure body that is read to keep Axon's connection.
+/// Largest failure body that is read to keep Axon's connection, and how long that may take.
 const FAILURE_BYTES_MAX: usize = 64 * 1024;
+const FAILURE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// What Axon may say about its own body; everything else in an answer's head is Orbit's.
 static PASSED_BACK: [HeaderName; 11] = [
@@ -73,14 +69,6 @@ pub struct Proxy {
     gateway: Arc<Gateway>,
 }
 
-/// What is known of the request that a Pingora context belongs to.
-pub enum Journey {
-    /// The edge has not told yet.
-    Awaited,
-    Arrived(Box<Arrival>),
-    Over,
-}
-
 /// How an answer ended.
 enum Ended {
     Sent(u16),
@@ -94,8 +82,9 @@ impl Proxy {
         Self { gateway }
     }
 
-    /// Serves one request from arrival to its one observation; says whether its answer was sent whole.
-    async fn serve(&self, session: &mut Session, arrival: &Arrival) -> bool {
+    /// Serves one request from arrival to its one observation.
+    async fn serve(&self, visit: &mut Visit) {
+        let Visit { client, arrival } = visit;
         let metrics = &self.gateway.telemetry.metrics;
         let _counted = Counted::new(&metrics.in_flight);
         let endpoint = Endpoint::of(&arrival.head, arrival.snapshot.settings.observability.metrics.on_main);
@@ -105,15 +94,15 @@ impl Proxy {
         // A panic is a bug, and costs the one request that met it. The future is pinned where it stands: it is
         // large, and each wrapper that takes it by value would copy it.
         let served = {
-            let answer = pin!(reply.answer(session, endpoint, &mut observation));
+            let answer = pin!(reply.answer(client, endpoint, &mut observation));
             AssertUnwindSafe(answer).catch_unwind().await
         };
         let ended = match served {
             Ok(ended) => ended,
-            Err(_) if session.response_written().is_some() => Ended::ClientLeft,
+            Err(_) if client.answer_begun() => Ended::ClientLeft,
             Err(_) => {
                 let rejection = Rejection::new(Code::InternalError, "a step panicked; please report this").closing();
-                reply.reject(session, rejection, &mut observation).await
+                reply.reject(client, rejection, &mut observation).await
             }
         };
         observation.status = match ended {
@@ -126,7 +115,6 @@ impl Proxy {
         }
         observation.doubt = reply.standing.doubt;
         self.gateway.observe(&observation, &arrival.snapshot);
-        matches!(ended, Ended::Sent(_))
     }
 }
 
@@ -138,22 +126,22 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    async fn answer(&mut self, session: &mut Session, endpoint: Endpoint, note: &mut Observation<'_>) -> Ended {
+    async fn answer(&mut self, client: &mut Client, endpoint: Endpoint, note: &mut Observation<'_>) -> Ended {
         let now = self.arrival.began;
         let name = &self.arrival.snapshot.settings.name;
         if let Err(rejection) = endpoint.admit(self.arrival.head.method()) {
-            return self.reject(session, rejection, note).await;
+            return self.reject(client, rejection, note).await;
         }
         let answer = match endpoint {
-            Endpoint::Dispatch => return self.dispatch(session, note).await,
+            Endpoint::Dispatch => return self.dispatch(client, note).await,
             Endpoint::Health => local::health(name, &self.readiness(), now),
             Endpoint::Live => local::live(name, now),
             Endpoint::Metrics => local::metrics(self.gateway.metrics_text(), &self.arrival.head),
             Endpoint::Other => {
-                return self.reject(session, Rejection::new(Code::NotFound, "no such route"), note).await;
+                return self.reject(client, Rejection::new(Code::NotFound, "no such route"), note).await;
             }
         };
-        self.send(session, answer, None).await
+        self.send(client, answer, None).await
     }
 
     fn readiness(&self) -> Readiness<'_> {
@@ -171,39 +159,38 @@ impl Reply<'_> {
         }
     }
 
-    async fn dispatch(&mut self, session: &mut Session, note: &mut Observation<'_>) -> Ended {
+    async fn dispatch(&mut self, client: &mut Client, note: &mut Observation<'_>) -> Ended {
         if self.gateway.phase() == Phase::Closing {
-            return self.reject(session, Rejection::unavailable("draining", "draining").closing(), note).await;
+            return self.reject(client, Rejection::unavailable("draining", "draining").closing(), note).await;
         }
         let (gateway, arrival) = (self.gateway, self.arrival);
-        let mut source = SessionBody { session: &mut *session };
+        let mut source = ClientBody(&mut *client);
         let admitted =
             match pipeline::admit(arrival, &mut source, &*gateway.clock, &mut self.standing, &mut note.key).await {
                 Ok(admitted) => admitted,
-                Err(Stop::Rejected(rejection)) => return self.reject(session, rejection, note).await,
+                Err(Stop::Rejected(rejection)) => return self.reject(client, rejection, note).await,
                 Err(Stop::Denied(decision)) => {
                     let answer = Answer::denied(&decision, &arrival.ids, gateway.clock.now());
-                    let ended = self.send(session, answer, Some(&decision)).await;
+                    let ended = self.send(client, answer, Some(&decision)).await;
                     note.decision = Some(decision);
                     return ended;
                 }
                 Err(Stop::Gone) => return Ended::ClientLeft,
             };
-        let Admitted { body, client, caller, upstream, decision, permit: _permit, mut reservation } = admitted;
+        let Admitted { body, client: address, caller, upstream, decision, permit: _permit, mut reservation } = admitted;
         note.decision = Some(decision.clone());
 
         yield_now().await;
         let principal = caller.principal();
-        let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client, principal };
-        let mut watch = Watch::new(session);
+        let outgoing = Outgoing { head: &arrival.head, ids: &arrival.ids, body, client: address, principal };
         reservation.use_up();
-        let exchange = forward(&upstream, &outgoing, &gateway.clock, watch.gone(), &mut note.calls).await;
+        let exchange = forward(&upstream, &outgoing, &gateway.clock, client.gone(), &mut note.calls).await;
         if exchange.is_err() && !note.calls.iter().any(|call| call.outcome.may_have_begun()) {
             reservation.give_back();
         }
         match exchange {
-            Ok(exchange) => self.relay(&mut watch, exchange, &decision, note).await,
-            Err(Some(rejection)) => self.refuse(session, rejection, Some(&decision), note).await,
+            Ok(exchange) => self.relay(client, exchange, &decision, note).await,
+            Err(Some(rejection)) => self.refuse(client, rejection, Some(&decision), note).await,
             Err(None) => Ended::ClientLeft,
         }
     }
@@ -211,17 +198,17 @@ impl Reply<'_> {
     /// Gives Axon's answer to the client, in the envelope where the contract says so.
     async fn relay(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         exchange: Exchange,
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         match status {
-            200..=299 if is_enveloped(&exchange) => self.envelop(watch, exchange, decision, note).await,
+            200..=299 if is_enveloped(&exchange) => self.envelop(client, exchange, decision, note).await,
             // What is not the usual answer is kept out of this future, which every request pays for.
-            200..=299 => Box::pin(self.pass_through(watch, exchange, Vec::new(), decision, note)).await,
-            400..=499 => Box::pin(self.client_error(watch, exchange, decision, note)).await,
+            200..=299 => Box::pin(self.pass_through(client, exchange, Vec::new(), decision, note)).await,
+            400..=499 => Box::pin(self.client_error(client, exchange, decision, note)).await,
             _ => {
                 let why = format!("Axon answered {status}");
                 let rejection = match status {
@@ -231,7 +218,7 @@ impl Reply<'_> {
                     },
                     _ => Rejection::new(Code::InternalError, why),
                 };
-                Box::pin(self.abandon(watch, exchange, rejection, decision, note)).await
+                Box::pin(self.abandon(client, exchange, rejection, decision, note)).await
             }
         }
     }
@@ -239,18 +226,18 @@ impl Reply<'_> {
     /// Reads an answer whole, so that an Axon that dies half-way is a clean 503, and wraps it.
     async fn envelop(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         mut exchange: Exchange,
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
         let limit = exchange.envelope_bytes();
-        let body = match collect(watch, &mut exchange, limit).await {
+        let body = match collect(client, &mut exchange, limit).await {
             Ok(Collected::Whole(body)) => body,
             Ok(Collected::Part(begun)) => {
-                return Box::pin(self.pass_through(watch, exchange, begun, decision, note)).await;
+                return Box::pin(self.pass_through(client, exchange, begun, decision, note)).await;
             }
-            Err(cut) => return Box::pin(self.cut_off(watch, exchange, cut, decision, note)).await,
+            Err(cut) => return Box::pin(self.cut_off(client, exchange, cut, decision, note)).await,
         };
         let now = self.gateway.clock.now();
         let added = Added {
@@ -260,32 +247,33 @@ impl Reply<'_> {
             decision_time_ms: &milliseconds(decision.took),
         };
         let Some(enveloped) = envelope::wrap(&body, &added) else {
-            return Box::pin(self.pass_through(watch, exchange, vec![body], decision, note)).await;
+            return Box::pin(self.pass_through(client, exchange, vec![body], decision, note)).await;
         };
         let status = exchange.head.status.as_u16();
-        let mut kept = HeaderMap::new();
-        passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED, &mut kept);
+        let answer = Answer::json(status, enveloped.body);
+        let mut head = answer.head(&self.common(Some(decision)));
+        passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED, &mut head);
         note.calls.push(exchange.finish(Outcome::Success, enveloped.message.unwrap_or_else(|| "answered".to_owned())));
-        self.send_with(watch.session, Answer::json(status, enveloped.body), Some(decision), kept).await
+        self.send_with(client, answer, head).await
     }
 
     /// Axon's 4xx keeps its status; its body too if that is a JSON object.
     async fn client_error(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         mut exchange: Exchange,
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
         let status = exchange.head.status.as_u16();
         let limit = exchange.envelope_bytes();
-        let collected = collect(watch, &mut exchange, limit).await;
+        let collected = collect(client, &mut exchange, limit).await;
         let own = match collected {
             Ok(Collected::Whole(body)) if !exchange.head.headers.contains_key(CONTENT_ENCODING) => {
                 envelope::is_object(&body).then_some(body)
             }
             Ok(_) => None,
-            Err(cut) => return self.cut_off(watch, exchange, cut, decision, note).await,
+            Err(cut) => return self.cut_off(client, exchange, cut, decision, note).await,
         };
         let given = retry_after(&exchange);
         let now = self.gateway.clock.now();
@@ -294,28 +282,28 @@ impl Reply<'_> {
             None => Answer::upstream_refusal(status, given, &self.arrival.ids, now),
         };
         note.calls.push(exchange.finish(Outcome::Refused, format!("answered {status}")));
-        self.send(watch.session, answer, Some(decision)).await
+        self.send(client, answer, Some(decision)).await
     }
 
     /// An answer that is not passed on: Orbit says so in its own words.
     async fn abandon(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         mut exchange: Exchange,
         rejection: Rejection,
         decision: &Decided,
         note: &mut Observation<'_>,
     ) -> Ended {
         // Read for the connection's sake only: how that goes changes nothing, and the client need not wait for it.
-        let _ = timeout(DRAIN_TIME_MAX, collect(watch, &mut exchange, FAILURE_BYTES_MAX)).await;
+        let _ = timeout(FAILURE_TIME_MAX, collect(client, &mut exchange, FAILURE_BYTES_MAX)).await;
         note.calls.push(exchange.finish(Outcome::Error, rejection.why.clone()));
-        self.refuse(watch.session, rejection, Some(decision), note).await
+        self.refuse(client, rejection, Some(decision), note).await
     }
 
     /// The answer stopped before the client was told anything.
     async fn cut_off(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         exchange: Exchange,
         cut: Cut,
         decision: &Decided,
@@ -329,7 +317,7 @@ impl Reply<'_> {
             Cut::Broken(broken) => {
                 let rejection = broken.rejection();
                 note.calls.push(exchange.finish(broken.outcome, broken.why));
-                self.refuse(watch.session, rejection, Some(decision), note).await
+                self.refuse(client, rejection, Some(decision), note).await
             }
         }
     }
@@ -337,7 +325,7 @@ impl Reply<'_> {
     /// Passes Axon's bytes on as they come, after those already read.
     async fn pass_through(
         &mut self,
-        watch: &mut Watch<'_>,
+        client: &mut Client,
         mut exchange: Exchange,
         mut begun: Vec<Bytes>,
         decision: &Decided,
@@ -347,43 +335,42 @@ impl Reply<'_> {
         if begun.is_empty() {
             match exchange.next().now_or_never() {
                 Some(Ok(first)) => begun.extend(first),
-                Some(Err(broken)) => return self.cut_off(watch, exchange, Cut::Broken(broken), decision, note).await,
+                Some(Err(broken)) => return self.cut_off(client, exchange, Cut::Broken(broken), decision, note).await,
                 None => {}
             }
         }
-        // A body without framing ends with its connection.
-        let unframed = self.arrival.head.is_http10() && exchange.announced_length().is_none() && !exchange.is_whole();
-        if unframed || self.gateway.phase() != Phase::Serving {
-            watch.session.set_keepalive(None);
+        if self.gateway.phase() != Phase::Serving {
+            client.close();
         }
+        let patience = self.patience();
         let here = begun.iter().map(|part| part.len() as u64).sum();
-        let head = self.pass_through_head(&exchange, here, decision);
+        let (head, ending) = self.pass_through_head(&exchange, here, decision);
+        if ending == Ending::Closed {
+            client.close();
+        }
+        let head = head.end(self.gateway.clock.now(), client.keeps());
         if exchange.is_whole() {
             // The connection goes back first, so that it is there when the client asks again.
             note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-            let sent = self.begin(watch.session, head, begun).await
-                && self.write_body(watch.session, Bytes::new(), true).await;
+            let sent = client.send_begin(head, &begun, ending, patience).await && client.send_end(patience).await;
             return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
         }
-        let mut left = !self.begin(watch.session, head, begun).await;
+        let mut left = !client.send_begin(head, &begun, ending, patience).await;
         while !left {
             let next = tokio::select! {
                 biased;
                 next = exchange.next() => next,
-                () = watch.gone() => break,
+                () = client.gone() => break,
             };
             match next {
-                Ok(Some(bytes)) => {
-                    left = !self.write_body(watch.session, bytes, false).await;
-                }
+                Ok(Some(bytes)) => left = !client.send_part(bytes, patience).await,
                 Ok(None) => {
                     note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-                    let sent = self.write_body(watch.session, Bytes::new(), true).await;
+                    let sent = client.send_end(patience).await;
                     return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
                 }
                 Err(broken) => {
                     // The head is out, so the only honest end is one that the client can see is none.
-                    watch.session.as_downstream_mut().shutdown().await;
                     note.calls.push(exchange.finish(broken.outcome, broken.why));
                     return Ended::CutOff(status);
                 }
@@ -393,48 +380,40 @@ impl Reply<'_> {
         Ended::ClientLeft
     }
 
-    /// Writes the head of an answer and what there is of its body.
-    async fn begin(&self, session: &mut Session, head: ResponseHeader, parts: Vec<Bytes>) -> bool {
-        if !self.write_head(session, head).await {
-            return false;
-        }
-        for part in parts {
-            if !self.write_body(session, part, false).await {
-                return false;
-            }
-        }
-        true
-    }
-
     /// `here` is how many bytes of the body were read.
-    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> ResponseHeader {
+    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> (HeadText, Ending) {
         let status = exchange.head.status.as_u16();
-        let mut fields = HeaderMap::with_capacity(24);
-        passed_back(&exchange.head.headers, &PASSED_BACK, &mut fields);
+        let mut head = HeadText::new(status, here as usize);
+        passed_back(&exchange.head.headers, &PASSED_BACK, &mut head);
         let old_client = self.arrival.head.is_http10();
-        match exchange.announced_length() {
-            _ if status == 204 => {}
+        let (length, ending) = match exchange.announced_length() {
+            _ if status == 204 => (None, Ending::None),
             // It has no content, and must say so (RFC 9110, section 15.3.6).
-            _ if status == 205 => drop(fields.insert(CONTENT_LENGTH, 0.into())),
-            _ if exchange.is_whole() => drop(fields.insert(CONTENT_LENGTH, here.into())),
-            // Pingora flushes each part of a chunked body, and of one with a length only the last.
-            Some(length) if old_client => drop(fields.insert(CONTENT_LENGTH, length.into())),
+            _ if status == 205 => (Some(0), Ending::None),
+            _ if exchange.is_whole() => (Some(here), Ending::Counted),
+            Some(length) => (Some(length), Ending::Counted),
             // The end of the connection is the only end that such a body has.
-            None if old_client => {}
-            _ => drop(fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
+            None if old_client => (None, Ending::Closed),
+            None => (None, Ending::Chunked),
+        };
+        if let Some(length) = length {
+            head.number("Content-Length", length);
         }
-        self.common(Some(decision)).write(&mut fields);
-        reply::head(status, fields)
+        if ending == Ending::Chunked {
+            head.field("Transfer-Encoding", b"chunked");
+        }
+        self.common(Some(decision)).write(&mut head);
+        (head, ending)
     }
 
     /// Refuses with an answer of the error table.
-    async fn reject(&mut self, session: &mut Session, rejection: Rejection, note: &mut Observation<'_>) -> Ended {
-        self.refuse(session, rejection, None, note).await
+    async fn reject(&mut self, client: &mut Client, rejection: Rejection, note: &mut Observation<'_>) -> Ended {
+        self.refuse(client, rejection, None, note).await
     }
 
     async fn refuse(
         &mut self,
-        session: &mut Session,
+        client: &mut Client,
         rejection: Rejection,
         decision: Option<&Decided>,
         note: &mut Observation<'_>,
@@ -442,76 +421,28 @@ impl Reply<'_> {
         let mut answer = Answer::rejection(&rejection, &self.arrival.ids, self.gateway.clock.now());
         answer.allow = (rejection.code == Code::MethodNotAllowed).then(|| note.endpoint.allow());
         note.refusal = Some(rejection);
-        self.send(session, answer, decision).await
+        self.send(client, answer, decision).await
     }
 
-    async fn send(&mut self, session: &mut Session, answer: Answer, decision: Option<&Decided>) -> Ended {
-        self.send_with(session, answer, decision, HeaderMap::new()).await
+    async fn send(&mut self, client: &mut Client, answer: Answer, decision: Option<&Decided>) -> Ended {
+        let head = answer.head(&self.common(decision));
+        self.send_with(client, answer, head).await
     }
 
-    async fn send_with(
-        &mut self,
-        session: &mut Session,
-        answer: Answer,
-        decision: Option<&Decided>,
-        more: HeaderMap,
-    ) -> Ended {
-        if answer.close || self.gateway.phase() != Phase::Serving {
-            session.set_keepalive(None);
+    async fn send_with(&mut self, client: &mut Client, answer: Answer, head: HeadText) -> Ended {
+        let drains = client.drains(self.arrival.head.expects_continue());
+        if answer.close || !drains || self.gateway.phase() != Phase::Serving {
+            client.close();
         }
-        self.settle_body(session).await;
         yield_now().await;
-        let status = answer.status;
-        let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body.clone() };
-        let mut fields = answer.fields(&self.common(decision));
-        fields.extend(more);
-        let taken =
-            self.write_head(session, reply::head(status, fields)).await && self.write_body(session, body, true).await;
-        if taken { Ended::Sent(status) } else { Ended::ClientLeft }
+        let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
+        let head = head.end(self.gateway.clock.now(), client.keeps());
+        if client.send(head, body, self.patience()).await { Ended::Sent(answer.status) } else { Ended::ClientLeft }
     }
 
-    /// Says whether the client took the head.
-    async fn write_head(&self, session: &mut Session, head: ResponseHeader) -> bool {
-        self.taken(session.as_downstream_mut().write_response_header(Box::new(head))).await
-    }
-
-    /// Writes a part of the body, `last` or not; says whether the client took it, slice by slice.
-    async fn write_body(&self, session: &mut Session, mut part: Bytes, last: bool) -> bool {
-        // In chunks, an empty part is the end.
-        if part.is_empty() && !last {
-            return true;
-        }
-        loop {
-            let slice = part.split_to(part.len().min(SLICE_BYTES));
-            let end = last && part.is_empty();
-            if !self.taken(session.as_downstream_mut().write_response_body(slice, end)).await {
-                return false;
-            }
-            if part.is_empty() {
-                return true;
-            }
-        }
-    }
-
-    /// Whether the client took what is written; one that takes nothing for `listen.idle_timeout` has left.
-    async fn taken(&self, write: impl Future<Output = pingora::Result<()>>) -> bool {
-        matches!(timeout(self.arrival.snapshot.settings.listen.idle_timeout, write).await, Ok(Ok(())))
-    }
-
-    /// A request body that nobody read: a small one is thrown away so that the connection can go on, a
-    /// large one, or one that the client waits to be asked for, ends the connection.
-    async fn settle_body(&self, session: &mut Session) {
-        let downstream = session.as_downstream_mut();
-        if downstream.is_body_done() {
-            return;
-        }
-        let small = matches!(self.arrival.head.framing(), Framing::Length(length) if length <= DRAIN_BYTES_MAX);
-        if !small || self.arrival.head.expects_continue() || downstream.get_keepalive().is_none() {
-            return downstream.set_keepalive(None);
-        }
-        if !matches!(timeout(DRAIN_TIME_MAX, downstream.drain_request_body()).await, Ok(Ok(()))) {
-            downstream.set_keepalive(None);
-        }
+    /// How long a client may take for a slice of its answer; one that takes nothing for so long has left.
+    fn patience(&self) -> Duration {
+        self.arrival.snapshot.settings.listen.idle_timeout
     }
 
     fn common<'b>(&'b self, decision: Option<&'b Decided>) -> Common<'b> {
@@ -532,11 +463,11 @@ fn is_enveloped(exchange: &Exchange) -> bool {
 }
 
 /// Copies the fields of those names, unless they are meant for this hop only.
-fn passed_back(headers: &HeaderMap, names: &[HeaderName], fields: &mut HeaderMap) {
+fn passed_back(headers: &HeaderMap, names: &[HeaderName], head: &mut HeadText) {
     let hop_by_hop = || headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
     for (name, value) in headers {
         if names.contains(name) && !is_nominated(name, hop_by_hop()) {
-            fields.append(name.clone(), value.clone());
+            head.field(name.as_str(), value.as_bytes());
         }
     }
 }
@@ -553,100 +484,35 @@ enum Cut {
     Broken(Broken),
 }
 
-async fn collect(watch: &mut Watch<'_>, exchange: &mut Exchange, limit: usize) -> Result<Collected, Cut> {
+async fn collect(client: &mut Client, exchange: &mut Exchange, limit: usize) -> Result<Collected, Cut> {
     tokio::select! {
         biased;
         collected = exchange.collect(limit) => collected.map_err(Cut::Broken),
-        () = watch.gone() => Err(Cut::ClientLeft),
+        () = client.gone() => Err(Cut::ClientLeft),
     }
 }
 
-/// Notices a client that leaves while it waits.
-struct Watch<'a> {
-    session: &'a mut Session,
-    /// The client has sent the beginning of another request; it is there, and nothing more is read.
-    ahead: bool,
-}
+/// The body that a client sends.
+struct ClientBody<'a>(&'a mut Client);
 
-impl<'a> Watch<'a> {
-    fn new(session: &'a mut Session) -> Self {
-        Self { session, ahead: false }
-    }
-
-    /// Resolves when the client has closed its side.
-    async fn gone(&mut self) {
-        if !self.ahead {
-            let idle = self.session.as_downstream_mut().read_body_or_idle(true).await;
-            let closed = idle.err().is_some_and(|e| *e.etype() != pingora::ErrorType::ConnectError);
-            if closed {
-                return;
-            }
-            // Pingora's word for bytes behind the request. They are lost, so the connection ends with
-            // this answer, and the client repeats the request elsewhere (RFC 9112, section 9.3.2).
-            self.ahead = true;
-            self.session.set_keepalive(None);
-        }
-        std::future::pending().await
-    }
-}
-
-/// The body of a Pingora session.
-struct SessionBody<'a> {
-    session: &'a mut Session,
-}
-
-impl BodySource for SessionBody<'_> {
+impl BodySource for ClientBody<'_> {
     async fn body(&mut self, head: &Head, snapshot: &Snapshot) -> Result<Bytes, Stop> {
         let listen = &snapshot.settings.listen;
-        if head.framing() == Framing::None {
-            return Ok(Bytes::new());
+        if !head.expects_continue()
+            && let Some(body) = self.0.body_here(listen.body_bytes)
+        {
+            return Ok(body);
         }
         let asked_and_read = async {
-            if head.expects_continue() {
-                self.ask_for_body().await?;
+            if head.expects_continue() && !self.0.body_ended() {
+                self.0.ask_for_body().await?;
             }
-            self.read(listen.body_bytes as usize).await
+            self.0.body(listen.body_bytes).await
         };
         match timeout(listen.body_timeout, asked_and_read).await {
-            Ok(read) => read,
+            Ok(read) => read.map_err(unreadable),
             Err(_) => Err(too_slow()),
         }
-    }
-}
-
-impl SessionBody<'_> {
-    async fn read(&mut self, limit: usize) -> Result<Bytes, Stop> {
-        let session = self.session.as_downstream_mut();
-        let mut first = Bytes::new();
-        let mut more = BytesMut::new();
-        loop {
-            let part = match session.read_request_body().await {
-                Ok(Some(part)) => part,
-                Ok(None) if more.is_empty() => return Ok(first),
-                Ok(None) => return Ok(more.freeze()),
-                Err(e) => return Err(unreadable(&e)),
-            };
-            if first.len().max(more.len()) + part.len() > limit {
-                return Err(Rejection::new(Code::PayloadTooLarge, "body is over listen.body_bytes").closing().into());
-            }
-            if first.is_empty() {
-                first = part;
-            } else {
-                if more.is_empty() {
-                    more.extend_from_slice(&first);
-                }
-                more.extend_from_slice(&part);
-            }
-        }
-    }
-
-    async fn ask_for_body(&mut self) -> Result<(), Stop> {
-        let session = self.session.as_downstream_mut();
-        // Pingora turns keep-alive off for any head written before the body ended, the 100 too.
-        session.set_close_on_response_before_downstream_finish(false);
-        let asked = session.write_continue_response().await;
-        session.set_close_on_response_before_downstream_finish(true);
-        asked.map_err(|_| Stop::Gone)
     }
 }
 
@@ -654,62 +520,46 @@ fn too_slow() -> Stop {
     Rejection::new(Code::RequestTimeout, "body came too slowly").closing().into()
 }
 
-/// Tells a client that left from one that sent nonsense.
-fn unreadable(error: &pingora::Error) -> Stop {
-    let sloppy = error
-        .root_cause()
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|e| e.kind() == std::io::ErrorKind::InvalidData);
-    match error.etype() {
-        _ if sloppy => Rejection::field("transfer-encoding", "malformed chunked body").closing().into(),
-        pingora::ErrorType::ReadTimedout => too_slow(),
-        pingora::ErrorType::ConnectionClosed | pingora::ErrorType::ReadError => Stop::Gone,
-        _ => Rejection::field("body", "malformed body framing").closing().into(),
+fn unreadable(error: BodyError) -> Stop {
+    match error {
+        BodyError::TooLarge => {
+            Rejection::new(Code::PayloadTooLarge, "body is over listen.body_bytes").closing().into()
+        }
+        BodyError::Sloppy => Rejection::field("transfer-encoding", "malformed chunked body").closing().into(),
+        BodyError::Gone => Stop::Gone,
     }
 }
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Journey;
+    type CTX = ();
 
-    fn new_ctx(&self) -> Journey {
-        Journey::Awaited
-    }
+    fn new_ctx(&self) {}
 
     /// No module is wanted: an answer leaves exactly as it was written.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// Pingora's way of handing a value from the connection to a request; the edge uses it for every one.
-    fn on_connection_reuse(
-        &self,
-        _: &mut Session,
-        journey: &mut Journey,
-        arrival: Box<dyn std::any::Any + Send + Sync>,
-    ) {
-        if let Ok(arrival) = arrival.downcast::<Arrival>() {
-            *journey = Journey::Arrived(arrival);
-        }
-    }
-
-    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
-        match std::mem::replace(journey, Journey::Over) {
-            Journey::Arrived(arrival) if self.serve(session, &arrival).await => Ok(true),
-            // An error keeps Pingora from finishing an answer that has no good end.
-            Journey::Arrived(_) => Err(pingora::Error::new(pingora::ErrorType::ConnectionClosed)),
-            Journey::Awaited | Journey::Over => Err(unreachable_step("a request without its arrival")),
-        }
+    async fn request_filter(&self, session: &mut Session, _: &mut ()) -> pingora::Result<bool> {
+        let Some(slot) = visit_of(session.as_downstream()) else {
+            return Err(unreachable_step("a session without its visit"));
+        };
+        let taken = slot.lock().take();
+        let Some(mut visit) = taken else { return Err(unreachable_step("a visit that was taken before")) };
+        self.serve(&mut visit).await;
+        *slot.lock() = Some(visit);
+        Ok(true)
     }
 
     /// Whatever could be said was said in `request_filter`.
-    async fn fail_to_proxy(&self, _: &mut Session, _: &pingora::Error, _: &mut Journey) -> FailToProxy {
+    async fn fail_to_proxy(&self, _: &mut Session, _: &pingora::Error, _: &mut ()) -> FailToProxy {
         FailToProxy { error_code: 0, can_reuse_downstream: false }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Journey) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> pingora::Result<Box<HttpPeer>> {
         Err(unreachable_step("Pingora's forwarding is not used"))
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &Journey, _: &pingora::Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &(), _: &pingora::Error) -> bool {
         true
     }
 }

@@ -1,11 +1,13 @@
 //! The only writer of answers that Orbit makes itself, and of the headers that every answer carries.
 
+use std::fmt::Write as _;
+use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use arrayvec::ArrayString;
+use bytes::Bytes;
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use pingora_http::ResponseHeader;
+use http::header::HeaderValue;
 
 use crate::axon::envelope::json_string;
 use crate::clock::Moment;
@@ -13,7 +15,7 @@ use crate::error::{Code, Details, Hint, Rejection};
 use crate::gate::Standing;
 use crate::gate::seconds_up;
 use crate::observation::Decided;
-use crate::request::correlation::{CORRELATION_ID, Ids, REQUEST_ID};
+use crate::request::correlation::Ids;
 
 /// An answer that is whole before it is sent.
 #[derive(Debug)]
@@ -29,35 +31,39 @@ pub struct Answer {
     pub close: bool,
 }
 
-const GOVERNANCE_DECISION: HeaderName = HeaderName::from_static("x-governance-decision");
-const GOVERNANCE_TIME: HeaderName = HeaderName::from_static("x-governance-time-ms");
-const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const ALLOWED: HeaderValue = HeaderValue::from_static("allowed");
-const DENIED: HeaderValue = HeaderValue::from_static("denied");
+/// A head with every field of an answered dispatch fits.
+const HEAD_BYTES_USUAL: usize = 768;
 
 /// `application/json`
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// A short text that needs no allocation.
+pub type Short = ArrayString<32>;
+
 /// RFC 3339, UTC, whole seconds.
-pub fn timestamp(now: Moment) -> String {
+pub fn timestamp(now: Moment) -> Short {
     rfc3339(now.unix_seconds())
 }
 
-fn rfc3339(unix_seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_seconds)).to_string()
+fn rfc3339(unix_seconds: u64) -> Short {
+    let mut text = Short::new();
+    // Twenty bytes until the year 9999.
+    let _ = write!(text, "{}", humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_seconds)));
+    text
 }
 
 /// Milliseconds with microsecond precision: `0.012`.
-pub fn milliseconds(duration: Duration) -> String {
+pub fn milliseconds(duration: Duration) -> Short {
     let micros = duration.as_micros() as u64;
     let (mut whole, mut part) = (itoa::Buffer::new(), itoa::Buffer::new());
     // The leading digit keeps the zeros behind the point, and is cut off again.
     let part = part.format(1000 + micros % 1000).get(1..).unwrap_or_default();
-    [whole.format(micros / 1000), ".", part].concat()
+    let mut text = Short::new();
+    for piece in [whole.format(micros / 1000), ".", part] {
+        // Twenty digits and a point at most.
+        let _ = text.try_push_str(piece);
+    }
+    text
 }
 
 impl Answer {
@@ -106,50 +112,80 @@ impl Answer {
         Self::json(Code::GovernanceDenied.status(), body)
     }
 
-    /// The fields of this answer's head.
-    pub fn fields(&self, common: &Common<'_>) -> HeaderMap {
-        let mut fields = HeaderMap::with_capacity(16);
-        fields.insert(CONTENT_TYPE, self.content_type.clone());
-        fields.insert(CONTENT_LENGTH, self.body.len().into());
+    /// The head of this answer, up to where more fields may follow.
+    pub fn head(&self, common: &Common<'_>) -> HeadText {
+        // Room for the body, which leaves in the same write.
+        let mut head = HeadText::new(self.status, self.body.len());
+        head.field("Content-Type", self.content_type.as_bytes());
+        head.number("Content-Length", self.body.len() as u64);
         if let Some(seconds) = self.retry_after {
-            fields.insert(RETRY_AFTER, seconds.into());
+            head.number("Retry-After", seconds);
         }
         if let Some(allow) = self.allow {
-            fields.insert(ALLOW, HeaderValue::from_static(allow));
+            head.field("Allow", allow.as_bytes());
         }
-        common.write(&mut fields);
-        fields
-    }
-
-    /// This answer as bytes, closing the connection; for requests that never became a session.
-    pub fn to_wire(&self, common: &Common<'_>) -> Vec<u8> {
-        let mut wire = Vec::with_capacity(512 + self.body.len());
-        let mut fields = self.fields(common);
-        let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_nanos(common.now.unix_nanos));
-        if let Ok(date) = HeaderValue::try_from(date.to_string()) {
-            fields.insert(http::header::DATE, date);
-        }
-        fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        let reason = StatusCode::from_u16(self.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
-        wire.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
-        for (name, value) in &fields {
-            wire.extend_from_slice(name.as_str().as_bytes());
-            wire.extend_from_slice(b": ");
-            wire.extend_from_slice(value.as_bytes());
-            wire.extend_from_slice(b"\r\n");
-        }
-        wire.extend_from_slice(b"\r\n");
-        wire.extend_from_slice(&self.body);
-        wire
+        common.write(&mut head);
+        head
     }
 }
 
-/// A head for Pingora. Its own builder parses every name again; a finished map costs it nothing.
-pub fn head(status: u16, fields: HeaderMap) -> ResponseHeader {
-    let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    parts.headers = fields;
-    ResponseHeader::from(parts)
+/// The head of an answer as it leaves. Written as bytes from the start: a map of fields would be built, walked and
+/// dropped for every answer, and Pingora's own builder parses each name again.
+pub struct HeadText(Vec<u8>);
+
+impl HeadText {
+    /// With `room` for as many bytes behind it.
+    pub fn new(status: u16, room: usize) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL + room.min(HEAD_BYTES_USUAL * 4));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        bytes.extend_from_slice(b"HTTP/1.1 ");
+        bytes.extend_from_slice(status.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+        Self(bytes)
+    }
+
+    /// Adds a field. `value` holds no control character: it is Orbit's own, or was a valid value before.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        self.name(name).0.extend_from_slice(value);
+        self.line();
+    }
+
+    /// Adds a field that is a number.
+    pub fn number(&mut self, name: &str, value: u64) {
+        self.field(name, itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// Adds the last fields: when it is sent, and whether the connection goes on.
+    pub fn end(mut self, now: Moment, keep: bool) -> Vec<u8> {
+        let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_nanos(now.unix_nanos));
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.name("Date").0, "{date}");
+        self.line();
+        self.field("Connection", if keep { b"keep-alive" } else { b"close" });
+        self.line();
+        self.0
+    }
+
+    fn name(&mut self, name: &str) -> &mut Self {
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b": ");
+        self
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn digits(&mut self, number: u64) -> &mut Self {
+        self.text(itoa::Buffer::new().format(number))
+    }
+
+    fn line(&mut self) {
+        self.0.extend_from_slice(b"\r\n");
+    }
 }
 
 /// `Retry-After` where the contract demands it: Axon's own word, else one second.
@@ -220,58 +256,40 @@ pub struct Common<'a> {
 
 impl Common<'_> {
     /// Adds ids, the decision and where the request stands with the limits.
-    pub fn write(&self, fields: &mut HeaderMap) {
-        fields.insert(CORRELATION_ID, self.ids.correlation_value().clone());
-        fields.insert(REQUEST_ID, self.ids.request_value().clone());
-        let mut text = Text(BytesMut::with_capacity(256));
+    pub fn write(&self, head: &mut HeadText) {
+        head.field("X-Correlation-ID", self.ids.correlation().as_bytes());
+        head.field("X-Request-ID", self.ids.request().as_bytes());
         if let Some(decision) = self.decision {
-            fields.insert(GOVERNANCE_DECISION, if decision.allowed { ALLOWED } else { DENIED });
-            fields.insert(GOVERNANCE_TIME, text.add(&milliseconds(decision.took)).take());
+            head.field("X-Governance-Decision", if decision.allowed { b"allowed" } else { b"denied" });
+            head.field("X-Governance-Time-Ms", milliseconds(decision.took).as_bytes());
         }
         if let Some(headline) = self.standing.headline() {
             let verdict = &headline.verdict;
             let reset = self.now.unix_nanos + verdict.reset_after.as_nanos() as u64;
-            fields.insert(LIMIT, text.number(u64::from(verdict.limit)).take());
-            fields.insert(REMAINING, text.number(u64::from(verdict.remaining)).take());
-            fields.insert(RESET, text.number(reset.div_ceil(1_000_000_000)).take());
+            head.number("X-RateLimit-Limit", u64::from(verdict.limit));
+            head.number("X-RateLimit-Remaining", u64::from(verdict.remaining));
+            head.number("X-RateLimit-Reset", reset.div_ceil(1_000_000_000));
         }
         // draft-ietf-httpapi-ratelimit-headers-10: one item per policy, `q` quota and `w` window in seconds;
         // `r` what remains and `t` seconds until more is available.
-        for (n, stood) in self.standing.limits().iter().enumerate() {
+        let limits = self.standing.limits();
+        if limits.is_empty() {
+            return;
+        }
+        head.name("RateLimit-Policy");
+        for (n, stood) in limits.iter().enumerate() {
             let window = stood.rate.per.as_secs().max(1);
-            text.add(if n == 0 { "\"" } else { ", \"" }).add(stood.limit);
-            text.add("\";q=").number(u64::from(stood.rate.count)).add(";w=").number(window);
+            head.text(if n == 0 { "\"" } else { ", \"" }).text(stood.limit);
+            head.text("\";q=").digits(u64::from(stood.rate.count)).text(";w=").digits(window);
         }
-        if !text.0.is_empty() {
-            fields.insert(RATE_LIMIT_POLICY, text.take());
+        head.line();
+        head.name("RateLimit");
+        for (n, stood) in limits.iter().enumerate() {
+            head.text(if n == 0 { "\"" } else { ", \"" }).text(stood.limit);
+            head.text("\";r=").digits(u64::from(stood.verdict.remaining));
+            head.text(";t=").digits(seconds_up(stood.verdict.next_after));
         }
-        for (n, stood) in self.standing.limits().iter().enumerate() {
-            text.add(if n == 0 { "\"" } else { ", \"" }).add(stood.limit);
-            text.add("\";r=").number(u64::from(stood.verdict.remaining));
-            text.add(";t=").number(seconds_up(stood.verdict.next_after));
-        }
-        if !text.0.is_empty() {
-            fields.insert(RATE_LIMIT, text.take());
-        }
-    }
-}
-
-/// Header values that share one allocation.
-struct Text(BytesMut);
-
-impl Text {
-    fn add(&mut self, text: &str) -> &mut Self {
-        self.0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    fn number(&mut self, number: u64) -> &mut Self {
-        self.add(itoa::Buffer::new().format(number))
-    }
-
-    /// What was added since the last value. All of it is visible ASCII.
-    fn take(&mut self) -> HeaderValue {
-        HeaderValue::from_maybe_shared(self.0.split().freeze()).unwrap_or(HeaderValue::from_static(""))
+        head.line();
     }
 }
 
@@ -283,7 +301,7 @@ mod tests {
     fn milliseconds_keep_their_zeros() {
         for (micros, want) in [(0, "0.000"), (12, "0.012"), (1_000, "1.000"), (45_007, "45.007"), (999_999, "999.999")]
         {
-            assert_eq!(milliseconds(Duration::from_micros(micros)), want);
+            assert_eq!(&*milliseconds(Duration::from_micros(micros)), want);
         }
     }
 }

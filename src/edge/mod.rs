@@ -1,33 +1,32 @@
 //! Client connections: reads each request's head under its own deadline and bound, refuses what the front
-//! door refuses, and hands the rest to Pingora.
+//! door refuses, and hands the rest to Pingora's filters.
 //!
 //! Pingora reads heads with a timeout per read, so a client that drips one line at a time holds its
 //! connection for ever; it forgives duplicate lengths, bare line feeds and chunk framing that two parsers
-//! can read differently; and it answers what it cannot parse in its own words. All three end here: a
-//! head reaches Pingora whole, as a prefix that its session parses without another read.
+//! can read differently; and it answers what it cannot parse in its own words. All three end here.
 
-pub(crate) mod chunks;
-mod stream;
+pub(crate) mod client;
+pub(crate) mod shell;
 
-use std::fmt::Write;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::clock::Moment;
-use crate::edge::chunks::ChunkAudit;
-use crate::edge::stream::{Body, ClientStream};
+use crate::edge::client::Client;
+use crate::edge::shell::{Slot, Visit};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::Gateway;
@@ -36,13 +35,10 @@ use crate::pipeline::Arrival;
 use crate::proxy::Proxy;
 use crate::reply::{Answer, Common};
 use crate::request::correlation::Ids;
-use crate::request::head::{Framing, Head, bad_line, end_of_head, has_bare_line_feed, overflow};
+use crate::request::head::{Head, bad_line, end_of_head, has_bare_line_feed, overflow};
 use crate::request::route::Endpoint;
-use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Counted;
 
-/// First read of a head; most heads fit.
-const HEAD_BYTES_USUAL: usize = 2048;
 /// How long the last answer of a connection may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -57,8 +53,8 @@ pub struct Edge {
 
 /// How the wait for a head ended.
 enum Next {
-    /// A whole head, ending at `end`, and whatever came behind it.
-    Head { bytes: BytesMut, end: usize, began: Moment },
+    /// A whole head is here.
+    Head { head: Bytes, began: Moment },
     /// What came cannot be a request.
     Refused { rejection: Rejection, began: Moment },
     /// Nothing came, and nobody is owed an answer.
@@ -75,105 +71,98 @@ impl Edge {
         let gateway = &*self.gateway;
         let _counted = Counted::new(&gateway.telemetry.metrics.connections);
         let peer = peer_of(&stream);
-        let mut stream = Box::new(ClientStream::new(stream));
-        let mut shutdown_seen = shutdown.clone();
+        let mut client = Client::new(stream);
 
         let connections = gateway.telemetry.metrics.connections.get();
         if connections > i64::from(gateway.snapshot().settings.listen.connections) {
             // No lingering here: what is too much must not stay longer than it takes to say so.
             let rejection = Rejection::unavailable("overload", "listen.connections are open").closing();
-            self.refuse(&mut stream, rejection, gateway.clock.now()).await;
+            self.refuse(&mut client, rejection, gateway.clock.now()).await;
             return;
         }
 
+        let Ok(slot) = Slot::new() else { return };
+        let mut told = shutdown.clone();
+        let told = pin!(async move {
+            // An error means that the sender is gone, which is the end as well.
+            let _ = told.wait_for(|closing| *closing).await;
+        });
+        let timer = pin!(sleep(gateway.snapshot().settings.listen.header_timeout));
+        let mut waiting = Waiting { told, is_told: false, timer };
         let mut first = true;
         loop {
-            let (bytes, end, began) = match self.next_head(&mut stream, first, &mut shutdown_seen).await {
-                Next::Head { bytes, end, began } => (bytes, end, began),
-                Next::Refused { rejection, began } => return self.turn_away(&mut stream, rejection, began).await,
+            let (head, began) = match self.next_head(&mut client, first, &mut waiting).await {
+                Next::Head { head, began } => (head, began),
+                Next::Refused { rejection, began } => return self.turn_away(&mut client, rejection, began).await,
                 Next::Closed => return,
             };
             first = false;
-            let head = match Head::parse(Bytes::copy_from_slice(bytes.get(..end).unwrap_or_default())) {
+            let head = match Head::parse(head) {
                 Ok(head) => head,
-                Err(rejection) => return self.turn_away(&mut stream, rejection, began).await,
+                Err(rejection) => return self.turn_away(&mut client, rejection, began).await,
             };
-            let snapshot = gateway.snapshot();
+            client.begin(head.framing(), head.keeps_connection());
             let ids = Ids::of(Some(&head), &*gateway.ids, began);
-            let arrival = Arrival { head, ids, peer, began, snapshot };
-            match self.hand_over(stream, bytes, end, arrival, shutdown).await {
-                Some(back) => stream = back,
-                None => return,
+            let arrival = Arrival { head, ids, peer, began, snapshot: gateway.snapshot() };
+            let Some(visit) = self.visit(&slot, Visit { client, arrival }, shutdown).await else { return };
+            let Visit { client: back, arrival } = *visit;
+            client = back;
+            let whole = client.answer_whole();
+            if whole && client.keeps() && client.drain().await {
+                continue;
             }
+            // Who asked for the end and has been told it sends nothing more; who left is told nothing.
+            let done = whole && client.body_ended() && !client.is_ahead() && !arrival.head.keeps_connection();
+            if client.answer_begun() && !done {
+                client.linger().await;
+            }
+            return;
         }
     }
 
-    /// Lets Pingora serve one request; gives the stream back if another can follow.
-    async fn hand_over(
-        &self,
-        mut stream: Box<ClientStream>,
-        mut bytes: BytesMut,
-        end: usize,
-        arrival: Arrival,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Box<ClientStream>> {
-        let mut behind = bytes.split_off(end);
-        let prefix = essence(&arrival.head, &mut behind);
-        let body = match arrival.head.framing() {
-            Framing::None => Body::Bytes { left: 0 },
-            Framing::Length(length) => Body::Bytes { left: length - prefix.body },
-            Framing::Chunked => Body::Chunks(ChunkAudit::new()),
-        };
-        stream.expect(body, behind);
-        let listen = &arrival.snapshot.settings.listen;
-        let body_timeout = listen.body_timeout;
-        let mut session = ServerSession::new_http1(stream);
-        session.set_read_timeout(Some(body_timeout));
-        session.set_pipelined_prefix(prefix.bytes);
-        session.set_connection_user_context(Some(Box::new(arrival)));
-        let reused = self.proxy.process_new_http(session, shutdown).await?;
-        let (stream, _settings) = reused.consume();
-        let mut stream = stream.into_any().downcast::<ClientStream>().ok()?;
-        if stream.end_of_request() {
-            return Some(stream);
-        }
-        stream.linger().await;
-        None
+    /// Lets Pingora run its filters over one request.
+    async fn visit(&self, slot: &Slot, visit: Visit, shutdown: &ShutdownWatch) -> Option<Box<Visit>> {
+        let session = slot.session(Box::new(visit)).ok()?;
+        self.proxy.process_new_http(session, shutdown).await;
+        slot.take()
     }
 
     /// Waits for a request's head: `listen.idle_timeout` for its first byte (`listen.header_timeout` on a
     /// new connection), `listen.header_timeout` in all for the rest, `listen.header_bytes` in all.
-    async fn next_head(&self, stream: &mut ClientStream, first: bool, shutdown: &mut ShutdownWatch) -> Next {
-        let snapshot = self.gateway.snapshot();
-        let listen = &snapshot.settings.listen;
-        let mut bytes = BytesMut::with_capacity(HEAD_BYTES_USUAL);
-        let wait = if first { listen.header_timeout } else { listen.idle_timeout };
-        let read = tokio::select! {
-            biased;
-            read = timeout(wait, stream.read_buf(&mut bytes)) => read,
-            () = closing(shutdown, if first { FAREWELL } else { Duration::ZERO }) => return Next::Closed,
+    async fn next_head<F: Future<Output = ()>>(
+        &self,
+        client: &mut Client,
+        first: bool,
+        waiting: &mut Waiting<'_, F>,
+    ) -> Next {
+        let (header_timeout, idle_timeout, header_bytes) = {
+            let listen = &self.gateway.snapshot().settings.listen;
+            (listen.header_timeout, listen.idle_timeout, listen.header_bytes as usize)
         };
-        let began = self.gateway.clock.now();
-        match read {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) => return Next::Closed,
-            Err(_) if first => return Next::Refused { rejection: too_slow("no request came"), began },
-            Err(_) => return Next::Closed,
+        if client.input().is_empty() {
+            let patience = if first { header_timeout } else { idle_timeout };
+            match waiting.read(client, patience, if first { FAREWELL } else { Duration::ZERO }).await {
+                Waited::Read => {}
+                Waited::Late if first => {
+                    let began = self.gateway.clock.now();
+                    return Next::Refused { rejection: too_slow("no request came"), began };
+                }
+                Waited::Late | Waited::Ended => return Next::Closed,
+            }
         }
-
-        let header_bytes = listen.header_bytes as usize;
+        let began = self.gateway.clock.now();
         let (mut searched, mut deadline) = (0, None);
         loop {
-            match end_of_head(&bytes, searched) {
-                Some(end) if end <= header_bytes => return Next::Head { bytes, end, began },
-                Some(_) => return Next::Refused { rejection: overflow(&bytes), began },
-                None if bytes.len() >= header_bytes => return Next::Refused { rejection: overflow(&bytes), began },
-                None if has_bare_line_feed(&bytes, searched) => return Next::Refused { rejection: bad_line(), began },
-                None => searched = bytes.len(),
+            let input = client.input();
+            match end_of_head(input, searched) {
+                Some(end) if end <= header_bytes => return Next::Head { head: client.take_head(end), began },
+                Some(_) => return Next::Refused { rejection: overflow(input), began },
+                None if input.len() >= header_bytes => return Next::Refused { rejection: overflow(input), began },
+                None if has_bare_line_feed(input, searched) => return Next::Refused { rejection: bad_line(), began },
+                None => searched = input.len(),
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + listen.header_timeout);
-            bytes.reserve(HEAD_BYTES_USUAL);
-            match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + header_timeout);
+            match timeout_at(deadline, client.read()).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0) | Err(_)) => return Next::Closed,
                 Err(_) => return Next::Refused { rejection: too_slow("head came too slowly"), began },
@@ -182,31 +171,78 @@ impl Edge {
     }
 
     /// Refuses, and sees to it that the answer arrives.
-    async fn turn_away(&self, stream: &mut ClientStream, rejection: Rejection, began: Moment) {
-        self.refuse(stream, rejection, began).await;
-        stream.linger().await;
+    async fn turn_away(&self, client: &mut Client, rejection: Rejection, began: Moment) {
+        self.refuse(client, rejection, began).await;
+        client.linger().await;
     }
 
-    /// Answers what never became a request that Pingora could serve.
-    async fn refuse(&self, stream: &mut ClientStream, rejection: Rejection, began: Moment) {
+    /// Answers what never became a request.
+    async fn refuse(&self, client: &mut Client, rejection: Rejection, began: Moment) {
         let gateway = &*self.gateway;
-        let snapshot: Arc<Snapshot> = gateway.snapshot();
+        let snapshot = gateway.snapshot();
         let now = gateway.clock.now();
         let ids = Ids::of(None, &*gateway.ids, began);
         let answer = Answer::rejection(&rejection, &ids, now);
         let common = Common { ids: &ids, standing: &Standing::default(), decision: None, now };
-        let wire = answer.to_wire(&common);
+        let head = answer.head(&common).end(now, false);
         // A client that does not take its answer has none coming.
-        let _ = timeout(FAREWELL, async {
-            stream.write_all(&wire).await?;
-            stream.flush().await
-        })
-        .await;
+        client.send(head, answer.body, FAREWELL).await;
         let mut observation = Observation::begin(&ids, None, Endpoint::Other, began);
         observation.status = answer.status;
         observation.ended = gateway.clock.now();
         observation.refusal = Some(rejection);
         gateway.observe(&observation, &snapshot);
+    }
+}
+
+/// The wait between requests: for bytes, for the end of patience, for the word that listeners close. It lasts as
+/// long as the connection, so that timer and watch are registered once and not for every request.
+struct Waiting<'a, F> {
+    told: Pin<&'a mut F>,
+    is_told: bool,
+    /// Due before the wait is over, it is set again; so it is set as often as patience would end, at most.
+    timer: Pin<&'a mut Sleep>,
+}
+
+/// How such a wait ended.
+enum Waited {
+    Read,
+    Late,
+    /// The client left, or listeners were told to close.
+    Ended,
+}
+
+impl<F: Future<Output = ()>> Waiting<'_, F> {
+    /// Once listeners are told to close, it lasts for `grace` at most: who has just connected was accepted, and gets
+    /// a moment to say what for.
+    async fn read(&mut self, client: &mut Client, patience: Duration, grace: Duration) -> Waited {
+        let mut until = Instant::now() + patience;
+        if self.timer.deadline() > until {
+            self.timer.as_mut().reset(until);
+        }
+        let mut in_grace = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_read(cx) {
+                return Poll::Ready(if matches!(read, Ok(1..)) { Waited::Read } else { Waited::Ended });
+            }
+            self.is_told = self.is_told || self.told.as_mut().poll(cx).is_ready();
+            if self.is_told && !in_grace {
+                if grace.is_zero() {
+                    return Poll::Ready(Waited::Ended);
+                }
+                in_grace = true;
+                until = until.min(Instant::now() + grace);
+                self.timer.as_mut().reset(until);
+            }
+            while self.timer.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= until {
+                    return Poll::Ready(if in_grace { Waited::Ended } else { Waited::Late });
+                }
+                self.timer.as_mut().reset(until);
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -219,51 +255,6 @@ impl ServerApp for Edge {
 
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
-    }
-}
-
-/// What Pingora gets to see of a request.
-struct Essence {
-    bytes: BytesMut,
-    /// How many of the bytes are body.
-    body: u64,
-}
-
-/// Writes what Pingora has to know of a request: whether its answer has a body, how its own body is framed,
-/// and whether the connection goes on. Pingora's parser refuses targets, hosts and fields that are fine here,
-/// in its own words, so it never sees them.
-///
-/// Takes the body from the bytes `behind` the head when its length is known, which spares Pingora a buffer.
-/// What is then still behind is the next request: it is not served, and the connection ends with this answer.
-fn essence(head: &Head, behind: &mut BytesMut) -> Essence {
-    let length = match head.framing() {
-        Framing::None | Framing::Chunked => 0,
-        Framing::Length(length) => length,
-    };
-    let body = behind.split_to(length.min(behind.len() as u64) as usize);
-    let ahead = head.framing() != Framing::Chunked && !behind.is_empty();
-    let method = if head.method() == "HEAD" { "HEAD" } else { "POST" };
-    let version = if head.is_http10() { "1.0" } else { "1.1" };
-    let connection = if head.keeps_connection() && !ahead { "keep-alive" } else { "close" };
-    let mut bytes = BytesMut::with_capacity(128 + body.len());
-    // Writing to a buffer that grows cannot fail.
-    let _ = write!(bytes, "{method} / HTTP/{version}\r\nConnection: {connection}\r\n");
-    let _ = match head.framing() {
-        Framing::None => write!(bytes, "\r\n"),
-        Framing::Length(length) => write!(bytes, "Content-Length: {length}\r\n\r\n"),
-        Framing::Chunked => write!(bytes, "Transfer-Encoding: chunked\r\n\r\n"),
-    };
-    bytes.extend_from_slice(&body);
-    Essence { bytes, body: body.len() as u64 }
-}
-
-/// Resolves once listeners were told to close and `grace` has passed: who has just connected was accepted, and
-/// gets a moment to say what for.
-async fn closing(shutdown: &mut ShutdownWatch, grace: Duration) {
-    // An error means that the sender is gone, which is the end as well.
-    let _ = shutdown.wait_for(|closing| *closing).await;
-    if !grace.is_zero() {
-        tokio::time::sleep(grace).await;
     }
 }
 

@@ -77,7 +77,7 @@ impl ChunkAudit {
     }
 
     /// [`feed`](Self::feed), which also hands out the data between the framing.
-    fn follow(&mut self, mut bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Sloppy> {
+    pub fn follow(&mut self, mut bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Sloppy> {
         while !bytes.is_empty() && !self.done() {
             let part = self.next(bytes)?;
             let rest = bytes.get(part.framing..).unwrap_or_default();

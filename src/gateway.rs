@@ -13,7 +13,6 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::listeners::ListenerConfig;
 use pingora_core::protocols::l4::stream::L4BufferSettings;
-use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{Fds, ListenFds};
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
@@ -398,9 +397,7 @@ fn serve(
     sockets: Vec<std::net::TcpListener>,
     addresses: &[SocketAddr],
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
-    // Pingora's own way to Axon is not used. It would read all of the system's certificates, and panic where it cannot.
-    let conf = ServerConf { ca_file: Some("/dev/null".to_owned()), ..ServerConf::default() };
-    let proxy = pingora_proxy::http_proxy(&Arc::new(conf), Proxy::new(gateway.clone()));
+    let proxy = Proxy::new(gateway.clone());
     let mut service = Service::new("orbit".to_owned(), Edge::new(gateway.clone(), proxy));
     let mut handed_over = Fds::new();
     for (socket, address) in sockets.into_iter().zip(addresses) {

@@ -1,7 +1,7 @@
 //! The only `impl ProxyHttp`. Everything is decided and answered in `request_filter`; Pingora's own
 //! forwarding is never reached, because it cannot send a body that a filter has read (64 KiB at most) and
 //! sends an answer's head before its body is known. Bytes go over the visit's own connection, not over Pingora's
-//! session (`edge::shell` says why).
+//! session (`edge::visit` says why).
 //!
 //! Before it writes, to Axon or to the client, a request lets the others that are ready come as far
 //! (`yield_now`): their writes then leave one behind the other, and a peer that reads them is woken once
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use crate::axon::envelope::{self, Added};
 use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, Upstream, forward, is_nominated};
 use crate::edge::client::{BodyError, Client, Ending};
-use crate::edge::shell::{Visit, visit_of};
+use crate::edge::visit::Visit;
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::{Gateway, Phase};
@@ -522,9 +522,7 @@ fn too_slow() -> Stop {
 
 fn unreadable(error: BodyError) -> Stop {
     match error {
-        BodyError::TooLarge => {
-            Rejection::new(Code::PayloadTooLarge, "body is over listen.body_bytes").closing().into()
-        }
+        BodyError::TooLarge => Rejection::new(Code::PayloadTooLarge, "body is over listen.body_bytes").closing().into(),
         BodyError::Sloppy => Rejection::field("transfer-encoding", "malformed chunked body").closing().into(),
         BodyError::Gone => Stop::Gone,
     }
@@ -532,34 +530,31 @@ fn unreadable(error: BodyError) -> Stop {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = ();
+    type CTX = Option<Visit>;
 
-    fn new_ctx(&self) {}
+    fn new_ctx(&self) -> Option<Visit> {
+        None
+    }
 
     /// No module is wanted: an answer leaves exactly as it was written.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, _: &mut ()) -> pingora::Result<bool> {
-        let Some(slot) = visit_of(session.as_downstream()) else {
-            return Err(unreachable_step("a session without its visit"));
-        };
-        let taken = slot.lock().take();
-        let Some(mut visit) = taken else { return Err(unreachable_step("a visit that was taken before")) };
-        self.serve(&mut visit).await;
-        *slot.lock() = Some(visit);
+    async fn request_filter(&self, _: &mut Session, visit: &mut Option<Visit>) -> pingora::Result<bool> {
+        let Some(visit) = visit else { return Err(unreachable_step("a filter without its visit")) };
+        self.serve(visit).await;
         Ok(true)
     }
 
     /// Whatever could be said was said in `request_filter`.
-    async fn fail_to_proxy(&self, _: &mut Session, _: &pingora::Error, _: &mut ()) -> FailToProxy {
+    async fn fail_to_proxy(&self, _: &mut Session, _: &pingora::Error, _: &mut Option<Visit>) -> FailToProxy {
         FailToProxy { error_code: 0, can_reuse_downstream: false }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Option<Visit>) -> pingora::Result<Box<HttpPeer>> {
         Err(unreachable_step("Pingora's forwarding is not used"))
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &(), _: &pingora::Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Option<Visit>, _: &pingora::Error) -> bool {
         true
     }
 }

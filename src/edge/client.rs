@@ -5,20 +5,21 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pingora_core::protocols::Stream;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::request::chunks::{ChunkAudit, Sloppy};
 use crate::request::head::Framing;
 
-/// First read of a request; most heads fit, most bodies with them.
-const READ_BYTES_USUAL: usize = 4096;
+/// First read of a request; heads fit, and most bodies with them.
+const READ_BYTES_USUAL: usize = 16 * 1024;
 /// Most that one read of a body asks for.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// As much of an answer as a client must take in `listen.idle_timeout`.
@@ -107,16 +108,13 @@ impl Client {
 
     /// [`Client::read`], for whoever waits for other things as well.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.poll_read_up_to(cx, READ_BYTES_USUAL)
-    }
-
-    fn poll_read_up_to(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
-        self.input.reserve(bytes);
-        let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
-        if read.is_pending() && self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        read
+        // What was read is put into a buffer of just its size: a request holds no more than it sent, a connection
+        // between two requests nothing.
+        let mut scratch = [const { MaybeUninit::uninit() }; READ_BYTES_USUAL];
+        let mut scratch = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut scratch))?;
+        self.input.extend_from_slice(scratch.filled());
+        Poll::Ready(Ok(scratch.filled().len()))
     }
 
     /// Takes the head of a request, the first `end` bytes that were read. Its body is what comes next.
@@ -183,7 +181,8 @@ impl Client {
         };
         // Grown as it comes: what is announced and never sent takes no memory.
         let room = missing.clamp(1, self.input.len().clamp(READ_BYTES_USUAL, READ_BYTES_MAX) as u64);
-        match poll_fn(|cx| self.poll_read_up_to(cx, room as usize)).await? {
+        self.input.reserve(room as usize);
+        match self.stream.read_buf(&mut self.input).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }

@@ -6,7 +6,7 @@
 //! can read differently; and it answers what it cannot parse in its own words. All three end here.
 
 pub(crate) mod client;
-pub(crate) mod shell;
+pub(crate) mod visit;
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,16 +17,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::HttpProxy;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::clock::Moment;
 use crate::edge::client::Client;
-use crate::edge::shell::{Slot, Visit};
+use crate::edge::visit::{Visit, Visits};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
 use crate::gateway::Gateway;
@@ -45,7 +44,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The application that Pingora's listeners hand connections to.
 pub struct Edge {
     gateway: Arc<Gateway>,
-    proxy: Arc<HttpProxy<Proxy>>,
+    proxy: Proxy,
     /// Pingora holds the edge once for its listeners and once for every accepted connection, also for one
     /// that no thread has come to yet; a drain waits for all of them.
     _waited_for: TaskTrackerToken,
@@ -62,9 +61,9 @@ enum Next {
 }
 
 impl Edge {
-    pub fn new(gateway: Arc<Gateway>, proxy: HttpProxy<Proxy>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, proxy: Proxy) -> Self {
         let waited_for = gateway.connections.token();
-        Self { gateway, proxy: Arc::new(proxy), _waited_for: waited_for }
+        Self { gateway, proxy, _waited_for: waited_for }
     }
 
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
@@ -81,7 +80,7 @@ impl Edge {
             return;
         }
 
-        let Ok(slot) = Slot::new() else { return };
+        let mut visits = Visits::new();
         let mut told = shutdown.clone();
         let told = pin!(async move {
             // An error means that the sender is gone, which is the end as well.
@@ -104,9 +103,9 @@ impl Edge {
             client.begin(head.framing(), head.keeps_connection());
             let ids = Ids::of(Some(&head), &*gateway.ids, began);
             let arrival = Arrival { head, ids, peer, began, snapshot: gateway.snapshot() };
-            let Some(visit) = self.visit(&slot, Visit { client, arrival }, shutdown).await else { return };
-            let Visit { client: back, arrival } = *visit;
-            client = back;
+            let Some(visit) = visits.serve(&self.proxy, Visit { client, arrival }).await else { return };
+            let arrival = visit.arrival;
+            client = visit.client;
             let whole = client.answer_whole();
             if whole && client.keeps() && client.drain().await {
                 continue;
@@ -118,13 +117,6 @@ impl Edge {
             }
             return;
         }
-    }
-
-    /// Lets Pingora run its filters over one request.
-    async fn visit(&self, slot: &Slot, visit: Visit, shutdown: &ShutdownWatch) -> Option<Box<Visit>> {
-        let session = slot.session(Box::new(visit)).ok()?;
-        self.proxy.process_new_http(session, shutdown).await;
-        slot.take()
     }
 
     /// Waits for a request's head: `listen.idle_timeout` for its first byte (`listen.header_timeout` on a
@@ -253,9 +245,7 @@ impl ServerApp for Edge {
         None
     }
 
-    async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
-    }
+    async fn cleanup(&self) {}
 }
 
 fn too_slow(why: &'static str) -> Rejection {

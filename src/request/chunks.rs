@@ -57,6 +57,12 @@ impl Default for ChunkAudit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sloppy(pub &'static str);
 
+impl Default for ChunkAudit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl ChunkAudit {
     /// Before the first byte of the body.
     pub fn new() -> Self {

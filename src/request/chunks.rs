@@ -57,12 +57,6 @@ impl Default for ChunkAudit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sloppy(pub &'static str);
 
-impl Default for ChunkAudit {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl ChunkAudit {
     /// Before the first byte of the body.
     pub fn new() -> Self {

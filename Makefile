@@ -34,6 +34,7 @@ bench: build-tools ## The micro-benchmarks, then the load comparison with nginx,
 	$(CARGO) build --locked --release
 	benches/load/run setup
 	benches/load/run
+	benches/load/run evidence --check
 
 bench-failures: build-tools ## What clients notice while an Axon fails, beside nginx and HAProxy; about seven minutes
 	$(CARGO) build --locked --release

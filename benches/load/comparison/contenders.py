@@ -120,11 +120,13 @@ http {{
 
 
 def haproxy(bench, axon):
+    # Without the option it waits for more of a stream before it sends what it has.
     return start_haproxy(
         bench,
         f"""    timeout client 75s
     timeout connect 1s
     timeout server 30s
+    option http-no-delay
     http-reuse always
     server axon {axon}""",
     )
@@ -133,7 +135,7 @@ def haproxy(bench, axon):
 def start_haproxy(bench, directives):
     """One thread with one listener, which `directives` complete."""
     port = machine.free_port()
-    file = bench.directory / "haproxy.cfg"
+    file = bench.directory / f"haproxy-{port}.cfg"
     # It asks for two descriptors a connection, and would not start where it gets fewer.
     file.write_text(
         f"""global

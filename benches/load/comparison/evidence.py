@@ -1,5 +1,10 @@
-"""Counts that repeat where times do not: system calls (strace) and user-space instructions (callgrind) per request."""
+"""Counts that repeat where times do not: user-space instructions (callgrind) and system calls (strace) per request of
+three contenders, and the allocations per request that Orbit's own bench counts. Those of this version are recorded in the
+repository; `check` compares and names what became worse.
+"""
 
+import collections
+import json
 import re
 import signal
 import socket
@@ -8,18 +13,112 @@ import sys
 import time
 
 from . import load, machine
+from .contenders import COUNTED, ORBIT
 from .dispatch import Dispatch
 from .rounds import lineup, table
 
+RECORD = machine.HERE / "recorded.json"
+# How much more than recorded is still the same. Instructions repeat within a thousandth, calls within 0.05 (how many
+# events one `epoll_wait` brings depends on the moment), allocations within 0.02.
+MORE = {
+    "instructions": lambda count: count * 1.03,
+    "calls": lambda count: count + 0.15,
+    "allocations": lambda count: count + 0.2,
+}
+PARTS = tuple(MORE)
+# Callgrind runs without the processor's SHA instructions, so that hashing is counted at ten times what it costs; apart.
+HASHING = re.compile(r"sha2::|sha256")
+SHORT_RUN, LONG_RUN = 1000, 6000
 
-def evidence(contenders, seconds):
-    rows = []
+
+def measure(contenders, parts, seconds=2):
+    """{"instructions": {contender: {"own", "hashing"}}, "calls": {contender: {name: count}}, "allocations": {case: count}},
+    all per request; `parts` of it."""
+    found = {part: {} for part in parts}
     for contender in contenders:
-        calls = system_calls(contender, seconds)
-        which = ", ".join(f"{call} {count:.2f}" for call, count in calls.items() if count >= 0.02)
-        rows.append([contender.name, f"{sum(calls.values()):.2f}", which, f"{instructions(contender) / 1000:.1f} k"])
-        print(*rows[-1], sep="  ", file=sys.stderr)
-    return table(["proxy", "system calls/request", "which", "user instructions/request"], rows)
+        if contender.name not in COUNTED:
+            continue
+        for part, count in (("instructions", instructions), ("calls", lambda one: system_calls(one, seconds))):
+            if part in parts:
+                print(f"counting {part} of {contender.name}", file=sys.stderr)
+                found[part][contender.name] = count(contender)
+    if "allocations" in parts:
+        found["allocations"] = allocations()
+    return found
+
+
+def report(found):
+    """As tables."""
+    text = ["## Counts per request\n"]
+    if "instructions" in found or "calls" in found:
+        rows = []
+        for name in COUNTED:
+            counted, calls = (found.get(part, {}).get(name) for part in ("instructions", "calls"))
+            if counted or calls:
+                own, hashing = (f"{counted[kind] / 1000:.1f} k" for kind in ("own", "hashing")) if counted else "––"
+                total = f"{sum(calls.values()):.2f}" if calls else "–"
+                rows.append([name, own, hashing, total, by_name(calls) if calls else "–"])
+        heads = ["proxy", "user instructions", "hashing without SHA instructions", "system calls", "which"]
+        text.append(table(heads, rows))
+    if "allocations" in found:
+        text.append(table(["Orbit", "allocations"], [[case, f"{n:.1f}"] for case, n in found["allocations"].items()]))
+    return "\n".join(text)
+
+
+def by_name(calls):
+    return ", ".join(f"{call} {count:.2f}" for call, count in calls.items() if count >= 0.02)
+
+
+# ---- the record
+
+
+def record(found):
+    """Replaces what was measured, keeps what was not."""
+    known = recorded()
+    for part, counts in found.items():
+        known.setdefault(part, {}).update(counts)
+    known["calls"] = {
+        name: {call: round(count, 2) for call, count in calls.items() if count >= 0.02}
+        for name, calls in known.get("calls", {}).items()
+    }
+    RECORD.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def recorded():
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def check(found, known):
+    """(regressions of Orbit, remarks), a sentence each. How the peers differ tells whether the two can be compared."""
+    now, then = figures(found), figures(known)
+    worse, remarks = [], []
+    for part, name in {(part, name): None for part, name, _ in now}:
+        kinds = sorted({key[2] for key in (*now, *then) if key[:2] == (part, name)})
+        if not any((part, name, kind) in then for kind in kinds):
+            remarks.append(f"{name}: no {part} are recorded")
+            continue
+        for kind in kinds:
+            is_now, was = now.get((part, name, kind), 0), then.get((part, name, kind), 0)
+            text = f"{name}, {part} per request, {kind}: {is_now:,.2f}, recorded {was:,.2f}"
+            if is_now > MORE[part](was):
+                (worse if name == ORBIT else remarks).append(text)
+            elif was > MORE[part](is_now):
+                remarks.append(text)
+    return worse, remarks
+
+
+def figures(found):
+    """{(part, contender, kind): count}"""
+    named = {**found, "allocations": {ORBIT: found.get("allocations", {})}}
+    return {
+        (part, name, kind): count
+        for part in PARTS
+        for name, counts in named.get(part, {}).items()
+        for kind, count in counts.items()
+    }
+
+
+# ---- system calls
 
 
 def system_calls(contender, seconds):
@@ -29,7 +128,7 @@ def system_calls(contender, seconds):
         dispatch.check(contender.name, proxy.address)
         load.oha(line.bench, proxy.address, dispatch, seconds=1)
         counts = line.bench.directory / "strace.txt"
-        command = ["strace", "-f", "-c", "-o", str(counts)]
+        command = [machine.system_program("strace"), "-f", "-c", "-o", str(counts)]
         for pid in proxy.pids():
             command += ["-p", str(pid)]
         tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -46,28 +145,67 @@ def system_calls(contender, seconds):
         return dict(sorted(calls.items(), key=lambda one: -one[1]))
 
 
+# ---- allocations
+
+
+def allocations():
+    """What `benches/allocations.rs` prints, by case."""
+    command = ["cargo", "bench", "--locked", "--bench", "allocations"]
+    ran = subprocess.run(command, cwd=machine.ROOT, stdout=subprocess.PIPE, text=True, timeout=1800)
+    counted = re.findall(r"^(\S.*?) {2,}([\d.]+) +[\d.]+$", ran.stdout, re.M)
+    if ran.returncode != 0 or not counted:
+        sys.exit(f"`{' '.join(command)}` counted nothing:\n{ran.stdout}")
+    return {case: float(count) for case, count in counted}
+
+
+# ---- instructions
+
+
 def instructions(contender):
     """The difference between a long and a short run, so that starting and stopping cancel out."""
-    counted = [callgrind(contender, requests) for requests in (1000, 6000)]
-    return (counted[1] - counted[0]) / 5000
+    short, long = callgrind(contender, SHORT_RUN), callgrind(contender, LONG_RUN)
+    return {kind: round((long[kind] - short[kind]) / (LONG_RUN - SHORT_RUN)) for kind in ("own", "hashing")}
 
 
 def callgrind(contender, requests):
     with machine.Bench() as bench:
         axon = bench.announced("axon_stub", [machine.program("axon_stub")], machine.AXON_CORE)
-        output = bench.directory / "callgrind.%p"
-        with bench.under("valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={output}"):
+        valgrind = [machine.system_program("valgrind"), "--tool=callgrind", "--trace-children=yes"]
+        with bench.under(*valgrind, f"--callgrind-out-file={bench.directory}/callgrind.%p"):
             proxy = contender.start(bench, axon.address)
         dispatch = Dispatch(bench)
         for _ in range(8):
             dispatch.check(contender.name, proxy.address)
         send_exactly(proxy.address, dispatch, requests)
         machine.end(proxy.popen, seconds=60)  # valgrind writes its counts at the end
-        total = re.compile(r"^totals: (\d+)", re.M)
-        counted = [total.search(file.read_text()) for file in bench.directory.glob("callgrind.*")]
-        if not any(counted):
+        counts = collections.Counter()
+        for file in bench.directory.glob("callgrind.*"):
+            counts.update(counted(file))
+        if not counts["own"]:
             sys.exit(f"{contender.name} did not end in time, so valgrind counted nothing:\n{proxy.said()}")
-        return sum(int(found.group(1)) for found in counted if found)
+        return counts
+
+
+def counted(file):
+    """Instructions in one of callgrind's files, those of hashing apart. The format: a line `fn=` says whose the cost lines
+    behind it are (its name in full only once); the line behind `calls=` is what a call cost and belongs to the callee."""
+    names, counts, kind, of_a_call = {}, collections.Counter(), "own", False
+    with open(file, errors="replace") as lines:
+        for line in lines:
+            if line.startswith("fn="):
+                number, _, name = line[3:].strip().partition(" ")
+                if name:
+                    names[number] = name
+                kind = "hashing" if HASHING.search(names.get(number, number)) else "own"
+            elif line.startswith("calls="):
+                of_a_call = True
+            elif line[0] in "+-*0123456789":
+                if not of_a_call:
+                    counts[kind] += int(line.split()[1])
+                of_a_call = False
+            elif name := re.match(r"cfn=(\(\d+\)) (.+)", line):
+                names[name.group(1)] = name.group(2)
+    return counts
 
 
 def send_exactly(address, dispatch, requests):

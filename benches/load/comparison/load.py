@@ -4,12 +4,15 @@ import collections
 import json
 import re
 import subprocess
-import sys
 
 from . import machine
 
 CONNECTIONS = 64
 Load = collections.namedtuple("Load", "requests seconds p50_us p99_us p999_us")
+
+
+class Failed(Exception):
+    """A load that did not get the answers it expects; says what it got."""
 
 
 def oha(bench, address, dispatch, seconds=None, requests=None, connections=CONNECTIONS, rate=None, keepalive=True):
@@ -25,7 +28,7 @@ def oha(bench, address, dispatch, seconds=None, requests=None, connections=CONNE
     report = json.loads(generated(command, address, (seconds or 0) + 60))
     statuses = report["statusCodeDistribution"]
     if set(statuses) != {str(dispatch.expects)} or report["errorDistribution"]:
-        sys.exit(f"{address} answered {statuses}, errors {report['errorDistribution']}")
+        raise Failed(f"answered {statuses} instead of {dispatch.expects}, errors {report['errorDistribution']}")
     at = report["latencyPercentiles"]
     times = (at[name] * 1e6 for name in ("p50", "p99", "p99.9"))
     return Load(statuses[str(dispatch.expects)], report["summary"]["total"], *times)
@@ -45,7 +48,7 @@ def wrk(bench, address, dispatch, seconds):
     output = generated(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)], address, seconds + 20)
     requests, microseconds, errors, *times = map(int, re.search(r"RESULT (.*)", output).group(1).split())
     if errors:
-        sys.exit(f"{errors} of {requests} requests to {address} failed")
+        raise Failed(f"{errors} of {requests} requests failed")
     return Load(requests, microseconds / 1e6, *times)
 
 
@@ -53,7 +56,7 @@ def generated(command, address, seconds):
     command = ["taskset", "-c", machine.LOAD_CORE, machine.system_program(command[0]), *command[1:]]
     ran = subprocess.run([*command, f"http://{address}/dispatch"], capture_output=True, text=True, timeout=seconds)
     if ran.returncode != 0:
-        sys.exit(f"{command[3]} failed against {address}:\n{ran.stderr[-2000:]}")
+        raise Failed(f"{command[3]} failed:\n{ran.stderr[-2000:]}")
     return ran.stdout
 
 

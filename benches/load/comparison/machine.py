@@ -195,6 +195,20 @@ def described():
     return f"{len(CORES)} cores, {memory / 2**20:.0f} GiB, Linux {os.uname().release.split('-')[0]}"
 
 
+def versions():
+    """Of what is compared and what compares."""
+    asked = {"nginx": "-v", "haproxy": "-v", "oha": "--version", orbit(): "--version"}
+    with contextlib.suppress(Missing):
+        asked[envoy()] = "--version"
+    found = []
+    for name, option in asked.items():
+        path = installed(name)
+        said = subprocess.run([path, option], capture_output=True, text=True, timeout=10) if path else None
+        number = re.search(r"\b\d+\.\d+\.\d+\b", said.stdout + said.stderr) if said else None
+        found.append(f"{pathlib.Path(name).name} {number.group() if number else 'not installed'}")
+    return ", ".join(found)
+
+
 def in_own_session(main):
     """Runs `main` in a session of its own: the kernel shares CPU by session first, so otherwise a busy shell next door
     would be weighed against parts of the measurement instead of against the whole."""

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import sys
 
-from . import machine
+from . import load, machine
 from .contenders import NGINX, STACK, STOCK
 from .dispatch import Dispatch
 
@@ -15,12 +15,12 @@ Sample = collections.namedtuple("Sample", "cpu user system rps p50 p99 p999 busy
 
 
 class Lineup:
-    """One Axon and every contender in front of it, running."""
+    """One Axon and every contender in front of it, running; under the name `direct` Axon itself is one of them."""
 
-    def __init__(self, bench, contenders, axon_options=()):
+    def __init__(self, bench, contenders, axon_options=(), direct=None):
         self.bench = bench
         self.axon = bench.announced("axon_stub", [machine.program("axon_stub"), *axon_options], machine.AXON_CORE)
-        self.proxies, self.missing = {}, {}
+        self.proxies, self.missing = {direct: self.axon} if direct else {}, {}
         for contender in contenders:
             try:
                 self.proxies[contender.name] = contender.start(bench, self.axon.address)
@@ -31,14 +31,17 @@ class Lineup:
                 wrong = Dispatch(bench, secret="not the secret", expects=401)
                 wrong.check(contender.name, self.proxies[contender.name].address)
 
-    def measure(self, name, dispatch, generate):
-        """One load and what it cost; `generate(bench, address, dispatch)` is the load."""
+    def measure(self, name, dispatch, generate=load.oha, **options):
+        """One load, and what it cost."""
         proxy = self.proxies[name]
         dispatch.check(name, proxy.address)
         dispatch.headers(proxy.address)
         user, system = proxy.cpu_seconds()
         axon = sum(self.axon.cpu_seconds())
-        load = generate(self.bench, proxy.address, dispatch)
+        try:
+            answered = generate(self.bench, proxy.address, dispatch, **options)
+        except load.Failed as failed:
+            sys.exit(f"{name} {failed}")
         user_after, system_after = proxy.cpu_seconds()
         axon = sum(self.axon.cpu_seconds()) - axon
         for process in (proxy, self.axon):
@@ -46,25 +49,25 @@ class Lineup:
         user, system = user_after - user, system_after - system
 
         def each(cpu_seconds):
-            return cpu_seconds * 1e6 / load.requests
+            return cpu_seconds * 1e6 / answered.requests
 
         return Sample(
             each(user + system),
             each(user),
             each(system),
-            load.requests / load.seconds,
-            load.p50_us,
-            load.p99_us,
-            load.p999_us,
-            100 * (user + system) / load.seconds,
+            answered.requests / answered.seconds,
+            answered.p50_us,
+            answered.p99_us,
+            answered.p999_us,
+            100 * (user + system) / answered.seconds,
             each(axon),
         )
 
 
 @contextlib.contextmanager
-def lineup(contenders, axon_options=()):
+def lineup(contenders, axon_options=(), direct=None):
     with machine.Bench() as bench:
-        yield Lineup(bench, contenders, axon_options)
+        yield Lineup(bench, contenders, axon_options, direct)
 
 
 def interleaved(rounds, names, once, tell=lambda sample: f"{sample.cpu:6.1f} µs/request"):

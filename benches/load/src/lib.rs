@@ -2,7 +2,8 @@
 //! one listener that is bound here (port 0), one runtime with one worker, the same limits and timeouts.
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use pingora_proxy::{ProxyHttp, http_proxy};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -23,6 +25,7 @@ pub const CONNECT: Duration = Duration::from_secs(1);
 pub const FIRST_BYTE: Duration = Duration::from_secs(30);
 pub const IDLE: Duration = Duration::from_secs(60);
 pub const BODY: Duration = Duration::from_secs(15);
+const BACKLOG: u32 = 4096;
 /// Largest body read on either side, bytes.
 pub const BODY_BYTES: usize = 1 << 20;
 
@@ -57,6 +60,16 @@ pub fn runtime(kind: &str) -> Result<Runtime, Failure> {
     Ok(builder.worker_threads(workers).enable_all().build()?)
 }
 
+/// A free port of 127.0.0.1, with room for all connections of a comparison that are opened at once.
+///
+/// # Errors
+/// The port cannot be bound.
+pub fn listen() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves `proxy` on a free port of 127.0.0.1 until the process is killed; prints `listening on ADDRESS` first.
 ///
 /// # Errors
@@ -71,8 +84,7 @@ where
         let mut service = Service::new("load".to_owned(), http_proxy(&Arc::new(conf), proxy));
 
         // Pingora cannot report the port of a `:0` listener, so it gets a bound descriptor under the same name.
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
+        let listener = listen()?.into_std()?;
         let address: SocketAddr = listener.local_addr()?;
         let mut descriptors = Fds::new();
         descriptors.add(address.to_string(), listener.into_raw_fd());

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::axon::envelope::{self, Added};
 use crate::axon::{Broken, Collected, Exchange, Outcome, Outgoing, Upstream, forward, is_nominated};
+use crate::clock::Moment;
 use crate::edge::client::{BodyError, Client, Ending};
 use crate::edge::visit::Visit;
 use crate::error::{Code, Rejection};
@@ -251,10 +252,10 @@ impl Reply<'_> {
         };
         let status = exchange.head.status.as_u16();
         let answer = Answer::json(status, enveloped.body);
-        let mut head = answer.head(&self.common(Some(decision)));
+        let mut head = answer.head(&self.common(Some(decision), now));
         passed_back(&exchange.head.headers, &PASSED_BACK_ENVELOPED, &mut head);
         note.calls.push(exchange.finish(Outcome::Success, enveloped.message.unwrap_or_else(|| "answered".to_owned())));
-        self.send_with(client, answer, head).await
+        self.send_with(client, answer, head, now).await
     }
 
     /// Axon's 4xx keeps its status; its body too if that is a JSON object.
@@ -344,11 +345,12 @@ impl Reply<'_> {
         }
         let patience = self.patience();
         let here = begun.iter().map(|part| part.len() as u64).sum();
-        let (head, ending) = self.pass_through_head(&exchange, here, decision);
+        let now = self.gateway.clock.now();
+        let (head, ending) = self.pass_through_head(&exchange, here, decision, now);
         if ending == Ending::Closed {
             client.close();
         }
-        let head = head.end(self.gateway.clock.now(), client.keeps());
+        let head = head.end(now, client.keeps());
         if exchange.is_whole() {
             // The connection goes back first, so that it is there when the client asks again.
             note.calls.push(exchange.finish(Outcome::Success, "passed through"));
@@ -381,7 +383,7 @@ impl Reply<'_> {
     }
 
     /// `here` is how many bytes of the body were read.
-    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided) -> (HeadText, Ending) {
+    fn pass_through_head(&self, exchange: &Exchange, here: u64, decision: &Decided, now: Moment) -> (HeadText, Ending) {
         let status = exchange.head.status.as_u16();
         let mut head = HeadText::new(status, here as usize);
         passed_back(&exchange.head.headers, &PASSED_BACK, &mut head);
@@ -402,7 +404,7 @@ impl Reply<'_> {
         if ending == Ending::Chunked {
             head.field("Transfer-Encoding", b"chunked");
         }
-        self.common(Some(decision)).write(&mut head);
+        self.common(Some(decision), now).write(&mut head);
         (head, ending)
     }
 
@@ -425,18 +427,19 @@ impl Reply<'_> {
     }
 
     async fn send(&mut self, client: &mut Client, answer: Answer, decision: Option<&Decided>) -> Ended {
-        let head = answer.head(&self.common(decision));
-        self.send_with(client, answer, head).await
+        let now = self.gateway.clock.now();
+        let head = answer.head(&self.common(decision, now));
+        self.send_with(client, answer, head, now).await
     }
 
-    async fn send_with(&mut self, client: &mut Client, answer: Answer, head: HeadText) -> Ended {
+    async fn send_with(&mut self, client: &mut Client, answer: Answer, head: HeadText, now: Moment) -> Ended {
         let drains = client.drains(self.arrival.head.expects_continue());
         if answer.close || !drains || self.gateway.phase() != Phase::Serving {
             client.close();
         }
         yield_now().await;
         let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
-        let head = head.end(self.gateway.clock.now(), client.keeps());
+        let head = head.end(now, client.keeps());
         if client.send(head, body, self.patience()).await { Ended::Sent(answer.status) } else { Ended::ClientLeft }
     }
 
@@ -445,8 +448,7 @@ impl Reply<'_> {
         self.arrival.snapshot.settings.listen.idle_timeout
     }
 
-    fn common<'b>(&'b self, decision: Option<&'b Decided>) -> Common<'b> {
-        let now = self.gateway.clock.now();
+    fn common<'b>(&'b self, decision: Option<&'b Decided>, now: Moment) -> Common<'b> {
         Common { ids: &self.arrival.ids, standing: &self.standing, decision, now }
     }
 }

@@ -10,11 +10,12 @@
 //! miss together derive twice.
 //! Invariant: secrets, tokens and signing keys have no readable `Debug` and are wiped when dropped.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
 use aws_sigv4::sign::v4::generate_signing_key;
@@ -65,7 +66,7 @@ pub struct KeyProblem {
 
 /// All keys of one configuration.
 pub struct Keyring {
-    keys: HashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>>,
+    keys: AHashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>>,
     principals: Box<[Arc<str>]>,
 }
 
@@ -116,7 +117,7 @@ impl Keyring {
             return Err(problems);
         }
         let mut principals: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut keys: HashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>> = HashMap::with_capacity(entries.len());
+        let mut keys: AHashMap<Arc<str>, ArrayVec<Arc<Key>, KEYS_PER_ID_MAX>> = AHashMap::with_capacity(entries.len());
         for (index, entry) in entries.into_iter().enumerate() {
             entry.check(|field, issue| problems.push(KeyProblem { entry: index, field, issue }));
             let principal = principals.get(entry.principal.as_str()).cloned();

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Write;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -55,8 +54,9 @@ pub fn wrap(answer: &[u8], added: &Added<'_>) -> Option<Enveloped> {
     json_string(added.timestamp, &mut body);
     body.extend_from_slice(br#","governance":{"allowed":true,"reason":"#);
     json_string(added.reason, &mut body);
-    // Writing to a Vec cannot fail.
-    let _ = write!(body, r#","decision_time_ms":{}}}}}"#, added.decision_time_ms);
+    body.extend_from_slice(br#","decision_time_ms":"#);
+    body.extend_from_slice(added.decision_time_ms.as_bytes());
+    body.extend_from_slice(b"}}");
     Some(Enveloped { body, message })
 }
 

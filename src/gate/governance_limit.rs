@@ -1,8 +1,9 @@
 //! Governance calls of one principal. It denies as governance itself would, so that callers need one branch.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+
+use ahash::AHashMap;
 
 use crate::gate::{Book, DeskGate, DeskScene, Refusal, Standing, Stood};
 use crate::limit::{Rate, Window};
@@ -16,7 +17,7 @@ struct GovernanceCalls {
     rate: Rate,
     shadow: bool,
     /// One window per principal; the keys file bounds how many there are.
-    counters: HashMap<String, Arc<Window>>,
+    counters: AHashMap<String, Arc<Window>>,
 }
 
 /// Built from `limits.governance`.
@@ -25,7 +26,7 @@ pub(super) fn build(settings: &Settings, book: &mut Book) -> Result<Option<Box<d
         return Ok(None);
     };
     let rate = Rate { count: rate.count, per: rate.per };
-    let mut counters = HashMap::new();
+    let mut counters = AHashMap::new();
     for key in &settings.keys {
         if !counters.contains_key(&key.principal) {
             let name = format!("{NAME} {}", key.principal);

@@ -3,8 +3,9 @@
 //! Invariant: what compiles has one meaning. At most one policy answers for a service and an intent,
 //! every condition has a value that its operator can use, and no rule is there that could never apply.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+
+use ahash::AHashMap;
 
 use super::condition::Test;
 use super::model::{Condition, Policy, RateLimits};
@@ -13,7 +14,7 @@ use crate::request::dispatch::is_intent;
 /// All policies of one snapshot.
 #[derive(Debug, Default)]
 pub struct Policies {
-    by_service: HashMap<String, HashMap<String, PolicyIndex>>,
+    by_service: AHashMap<String, AHashMap<String, PolicyIndex>>,
     compiled: Vec<Compiled>,
 }
 

@@ -3,9 +3,11 @@
 //! Invariant: nothing that came from outside can start a line or forge a field: control characters are
 //! escaped, lengths are bounded, and paths are logged without their query.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
+use arrayvec::ArrayString;
 use log::{Level, LevelFilter};
 
 use crate::auth::replay::Mode;
@@ -25,8 +27,10 @@ pub enum LineFormat {
 impl LineFormat {
     /// Appends the lines of one observation, those that are at least as severe as `least`.
     pub fn write(self, observation: &Observation<'_>, least: LevelFilter, out: &mut Vec<u8>) {
-        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(observation.ended.unix_nanos));
-        let at = at.to_string();
+        let mut at = ArrayString::<32>::new();
+        // Twenty bytes until the year 9999.
+        let ended = UNIX_EPOCH + Duration::from_nanos(observation.ended.unix_nanos);
+        let _ = write!(at, "{}", humantime::format_rfc3339_seconds(ended));
         let mut lines = Lines { format: self, least, at: &at, id: observation.ids.correlation(), out };
 
         // In the other mode it is the refusal.
@@ -127,7 +131,10 @@ impl Line<'_> {
     fn request(&mut self, method: &str, path: &str, status: u16, took: Duration) {
         match self.format {
             LineFormat::Text => {
-                let _ = write!(self.out, "{} {} {status} {}ms", bounded(method), bounded(path), took.as_millis());
+                let (mut number, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
+                let (status, took) = (number.format(status), time.format(took.as_millis() as u64));
+                let parts = [bounded(method), " ", bounded(path), " ", status, " ", took, "ms"];
+                parts.iter().for_each(|part| self.out.extend_from_slice(part.as_bytes()));
             }
             LineFormat::Json => {
                 self.json_only("method", method);
@@ -154,7 +161,10 @@ impl Line<'_> {
 
 /// At most [`TEXT_BYTES_MAX`] bytes, cut between characters.
 fn bounded(text: &str) -> &str {
-    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    if text.len() <= TEXT_BYTES_MAX {
+        return text;
+    }
+    let end = (0..=TEXT_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 

@@ -96,6 +96,25 @@ impl Signer {
 }
 
 impl Signer {
+    /// [`Signer::sign`] for fields as they are sent; a value that is no visible ASCII is left out.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign_fields<'f>(
+        &self,
+        method: &str,
+        authority: &str,
+        target: &str,
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+        body: &[u8],
+        now: Moment,
+    ) -> Result<Vec<(&'static str, String)>, SignError> {
+        let visible = |value: &&[u8]| value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e));
+        let text = |value: &'f [u8]| Some(value).filter(visible).and_then(|value| std::str::from_utf8(value).ok());
+        let signable: Vec<(&str, &str)> = fields.filter_map(|(name, value)| Some((name, text(value)?))).collect();
+        self.sign(method, authority, target, &signable, body, now)
+    }
+
     /// Signs a request whose headers are these, `host` aside, and adds what [`Signer::sign`] gives.
     /// A value that is no text is sent unsigned.
     ///
@@ -111,9 +130,8 @@ impl Signer {
         now: Moment,
     ) -> Result<(), SignError> {
         let signable = headers.iter().filter(|(name, _)| **name != http::header::HOST);
-        let signable: Vec<(&str, &str)> =
-            signable.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
-        let signed = self.sign(method, authority, target, &signable, body, now)?;
+        let signable = signable.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let signed = self.sign_fields(method, authority, target, signable, body, now)?;
         for (name, value) in signed {
             let mut value = HeaderValue::from_str(&value).map_err(SignError::new)?;
             value.set_sensitive(true);

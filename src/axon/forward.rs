@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::axon::asking::Asking;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
 use crate::axon::choose::{Chosen, Draw, Tried, key_of, mix};
@@ -43,9 +44,7 @@ static PASSED_ON: [HeaderName; 7] = [
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A connection that breaks within this time of a request on it was being closed as the request arrived.
 const CLOSING_MAX: Duration = Duration::from_millis(50);
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How often a try goes on to another connection when a new one takes no request.
 const RENEWALS_MAX: u32 = 3;
@@ -245,14 +244,14 @@ impl Try<'_> {
                 None => self.connect().await?,
             };
             let (reused, shared) = (connection.was_used(), connection.is_shared());
-            let request = request(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss {
+            let asking = asking(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss {
                 outcome: Outcome::Error,
                 rejection: Rejection::new(Code::InternalError, why),
                 again: Again::Never,
             })?;
             let sent = self.clock.now();
             let (deadline, whole) = self.deadline(upstream.settings.timeouts.first_byte);
-            match timeout_at(deadline, connection.send(request)).await {
+            match timeout_at(deadline, connection.send(asking)).await {
                 Ok(Ok((head, body))) => break (connection, head, body),
                 // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
                 Ok(Err(Failure::Unsent)) if reused => {
@@ -403,50 +402,44 @@ fn keep_alive_seconds(value: &HeaderValue) -> Option<u64> {
 
 /// The request as Axon gets it: built here from an allow-list, so that nothing hop-by-hop, smuggled or
 /// secret can pass, then signed.
-fn request(
-    upstream: &Upstream,
-    backend: &Backend,
+fn asking<'a>(
+    upstream: &'a Upstream,
+    backend: &'a Backend,
     outgoing: &Outgoing<'_>,
     now: Moment,
-) -> Result<Request<Bytes>, String> {
+) -> Result<Asking<'a>, String> {
     let asked = &upstream.settings.request;
     let (method, body) = match asked.method {
         UpstreamMethod::Post => (Method::POST, outgoing.body.clone()),
         UpstreamMethod::Get => (Method::GET, Bytes::new()),
     };
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(HOST, backend.authority().clone());
+    let control = |_| "a header value holds a control character".to_owned();
+    let mut asking = Asking::new(method, &upstream.target, backend.authority(), body);
     if asked.method == UpstreamMethod::Post {
-        headers.insert(CONTENT_TYPE, JSON);
-        headers.insert(CONTENT_LENGTH, body.len().into());
+        asking.add("content-type", b"application/json").map_err(control)?;
+        asking.add_number("content-length", asking.body.len());
     }
-    for (name, passed) in outgoing.head.fields() {
+    for (name, value) in outgoing.head.fields() {
         let known = PASSED_ON.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name));
         if let Some(known) = known.filter(|known| !is_nominated(known, outgoing.head.all(b"connection"))) {
-            headers.append(known.clone(), value(passed)?);
+            asking.add(known.as_str(), value).map_err(control)?;
         }
     }
-    headers.insert(CORRELATION_ID, outgoing.ids.correlation_value().clone());
-    headers.insert(REQUEST_ID, outgoing.ids.request_value().clone());
-    headers.insert(FORWARDED_FOR, value(outgoing.client.to_string().as_bytes())?);
+    asking.add(CORRELATION_ID.as_str(), outgoing.ids.correlation_value().as_bytes()).map_err(control)?;
+    asking.add(REQUEST_ID.as_str(), outgoing.ids.request_value().as_bytes()).map_err(control)?;
+    asking.add_address("x-forwarded-for", outgoing.client);
     if let Some(signer) = &upstream.signer {
         let host = backend.authority().to_str().map_err(|e| e.to_string())?;
-        let signed = signer.sign_headers(method.as_str(), host, &asked.path, &mut headers, &body, now);
-        signed.map_err(|e| e.to_string())?;
+        let signed = signer.sign_fields(asking.method.as_str(), host, &asked.path, asking.fields(), &asking.body, now);
+        for (name, value) in signed.map_err(|e| e.to_string())? {
+            asking.add(name, value.as_bytes()).map_err(control)?;
+        }
     }
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = upstream.target.clone();
-    *request.headers_mut() = headers;
-    Ok(request)
+    Ok(asking)
 }
 
 /// Whether a field is meant for the next hop only, because a `Connection` field names it.
 pub fn is_nominated<'a>(name: &HeaderName, mut connection: impl Iterator<Item = &'a [u8]>) -> bool {
     let names = |field: &'a [u8]| field.split(|b| *b == b',').map(<[u8]>::trim_ascii);
     connection.any(|field| names(field).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes())))
-}
-
-fn value(bytes: &[u8]) -> Result<HeaderValue, String> {
-    HeaderValue::from_bytes(bytes).map_err(|_| "a header value holds a control character".to_owned())
 }

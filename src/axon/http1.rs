@@ -21,10 +21,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::response::Parts;
-use http::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use crate::axon::asking::Asking;
 use crate::axon::http1::head::{Head, Malformed, Search};
 use crate::axon::http1::upload::Upload;
 use crate::axon::stream::Stream;
@@ -80,14 +81,14 @@ impl Http1 {
     }
 
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
-    pub async fn send(&mut self, request: Request<Bytes>) -> Result<(Parts, Body), Failure> {
+    pub async fn send(&mut self, asking: Asking<'_>) -> Result<(Parts, Body), Failure> {
         // It may have ended since it was chosen.
         if let Some(end) = self.end() {
             return Err(self.distrust(end.as_ref()).unwrap_or(Failure::Unsent));
         }
         self.at_rest = false;
         self.stream.ledger().begin();
-        self.upload = Upload::new(request);
+        self.upload = Upload::new(asking);
         let (mut search, mut interim) = (Search::default(), 0);
         let Head { parts, body, keeps_connection } =
             poll_fn(|cx| self.poll_head(cx, &mut search, &mut interim)).await?;

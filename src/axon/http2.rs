@@ -20,13 +20,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::CONTENT_LENGTH;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::axon::asking::Asking;
 use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::socket::Ledger;
 use crate::axon::stream::Stream;
@@ -49,6 +50,9 @@ const LATE_STREAMS_MAX: usize = 1000;
 /// kept, but not so often that peers take it for a flood, nor so rarely that a dead one is missed.
 const PING_EVERY_MIN: Duration = Duration::from_millis(250);
 const PING_EVERY_MAX: Duration = Duration::from_secs(10);
+
+/// What a signature adds to a request that nobody else should learn.
+const SECRET: [&str; 2] = ["authorization", "x-amz-security-token"];
 
 /// An open connection.
 pub struct Http2 {
@@ -199,8 +203,8 @@ impl Place {
     }
 
     /// See [`Connection::send`](crate::axon::wire::Connection::send).
-    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Http2Body>, Failure> {
-        let (request, body) = self.translate(request).map_err(Failure::Broken)?;
+    pub async fn send(&mut self, asking: Asking<'_>) -> Result<Response<Http2Body>, Failure> {
+        let (request, body) = self.translate(asking).map_err(Failure::Broken)?;
         let before = self.connection.ledger.written();
         // Ended in the moment since it was chosen.
         poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(|_| Failure::Unsent)?;
@@ -245,16 +249,22 @@ impl Place {
         Failure::Broken(describe(error, seen))
     }
 
-    /// The request as HTTP/2 has it: what was `Host`, and was signed as such, is `:authority`.
-    fn translate(&self, request: Request<Bytes>) -> Result<(Request<()>, Bytes), Cow<'static, str>> {
-        let (mut head, body) = request.into_parts();
-        let host = head.headers.remove(HOST).ok_or("a request without `Host`")?;
-        let authority = Authority::try_from(host.as_bytes()).map_err(|_| "`Host` is no authority")?;
-        let mut target = head.uri.into_parts();
+    /// The request as HTTP/2 has it: what is `Host` in HTTP/1.1, and was signed as such, is `:authority`.
+    fn translate(&self, asking: Asking<'_>) -> Result<(Request<()>, Bytes), Cow<'static, str>> {
+        let mut headers = asking.headers().map_err(|e| e.to_string())?;
+        for name in SECRET {
+            // Kept out of the compression's tables: RFC 7541, section 7.1.3.
+            headers.get_mut(name).into_iter().for_each(|value| value.set_sensitive(true));
+        }
+        let authority = Authority::try_from(asking.authority.as_bytes()).map_err(|_| "`Host` is no authority")?;
+        let mut target = asking.target.clone().into_parts();
         (target.scheme, target.authority) = (Some(self.connection.scheme.clone()), Some(authority));
-        head.uri = Uri::from_parts(target).map_err(|_| "the target is no path")?;
-        head.version = Version::HTTP_2;
-        Ok((Request::from_parts(head, ()), body))
+        let mut request = Request::new(());
+        *request.method_mut() = asking.method;
+        *request.uri_mut() = Uri::from_parts(target).map_err(|_| "the target is no path")?;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = headers;
+        Ok((request, asking.body))
     }
 
     /// See [`Connection::next`](crate::axon::wire::Connection::next).

@@ -1,6 +1,7 @@
 //! The way to Axon: which upstream, which of its backends, over which connection, asked how, and what its
 //! answer means.
 
+mod asking;
 mod backend;
 mod call;
 mod choose;

@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http::{Method, Request, Uri};
+use http::{Method, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use crate::axon::Backend;
+use crate::axon::asking::Asking;
 use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::pool::Bounds;
 use crate::axon::wire::Connection;
@@ -16,7 +16,7 @@ use crate::snapshot::settings::Health;
 
 /// Most of a check's answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("orbit/", env!("CARGO_PKG_VERSION"), " (health check)"));
+const AGENT: &str = concat!("orbit/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +52,16 @@ fn leave(backend: &Backend, connection: Connection, bounds: Bounds, now: u64) {
 
 /// Asks how it is, all within `health.timeout`. `now` is in ticks.
 pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds, now: u64) -> Seen {
-    let request = match request(backend, health) {
-        Ok(request) => request,
+    let target = match health.path.parse::<Uri>() {
+        Ok(target) => target,
         Err(e) => return Seen::Nothing(e.to_string().into()),
     };
+    let mut asking = Asking::new(Method::GET, &target, backend.authority(), Bytes::new());
+    for (name, value) in [("accept", "*/*"), ("user-agent", AGENT)] {
+        if asking.add(name, value.as_bytes()).is_err() {
+            return Seen::Nothing("a health check cannot be asked for".into());
+        }
+    }
     let deadline = Instant::now() + health.timeout;
     let exchange = async {
         let mut connection = match backend.pool().open(backend.address(), bounds, deadline).await {
@@ -64,7 +70,7 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds, now: u64) -
             Err(e) if e.fault == Fault::Late => return Seen::Unwell(e.why),
             Err(e) => return not_opened(e),
         };
-        let (head, mut body) = match connection.send(request).await {
+        let (head, mut body) = match connection.send(asking).await {
             Ok(answer) => answer,
             Err(failure) => return Seen::Unwell(failure.why()),
         };
@@ -86,18 +92,6 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds, now: u64) -
     };
     let late = |_| Seen::Unwell("health check timed out".into());
     timeout_at(deadline, exchange).await.unwrap_or_else(late)
-}
-
-fn request(backend: &Backend, health: &Health) -> Result<Request<Bytes>, http::Error> {
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(HOST, backend.authority().clone());
-    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-    headers.insert(USER_AGENT, AGENT);
-    let mut request = Request::new(Bytes::new());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = health.path.parse::<Uri>()?;
-    *request.headers_mut() = headers;
-    Ok(request)
 }
 
 fn not_opened(error: NotOpened) -> Seen {

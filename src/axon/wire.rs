@@ -5,9 +5,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::Request;
 use http::response::Parts;
 
+use crate::axon::asking::Asking;
 use crate::axon::http1::{self, Http1};
 use crate::axon::http2::{Http2Body, Place};
 
@@ -72,14 +72,14 @@ impl Connection {
     ///
     /// # Errors
     /// [`Failure`] says whether the request may be sent again.
-    pub async fn send(&mut self, request: Request<Bytes>) -> Result<(Parts, Body), Failure> {
+    pub async fn send(&mut self, asking: Asking<'_>) -> Result<(Parts, Body), Failure> {
         match self {
             Connection::Http1(connection) => {
-                let (head, body) = connection.send(request).await?;
+                let (head, body) = connection.send(asking).await?;
                 Ok((head, Body::Http1(body)))
             }
             Connection::Http2(place) => {
-                let (head, body) = place.send(request).await?.into_parts();
+                let (head, body) = place.send(asking).await?.into_parts();
                 Ok((head, Body::Http2(body)))
             }
         }

@@ -1,7 +1,9 @@
 //! A connection over a socket whose other end the test holds.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use http::{HeaderValue, Method, Uri};
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,10 +20,12 @@ async fn pair() -> (Box<Http1>, TcpStream) {
     (Http1::new(Stream::Plain(Socket::new(stream))), axon)
 }
 
-fn asking(body: impl Into<Bytes>) -> Request<Bytes> {
-    let body = body.into();
-    let request = Request::post("/dispatch?a=b").header("Host", "axon:80").header("Content-Length", body.len());
-    request.body(body).expect("a request")
+fn asking(body: impl Into<Bytes>) -> Asking<'static> {
+    static TARGET: LazyLock<Uri> = LazyLock::new(|| Uri::from_static("/dispatch?a=b"));
+    static AUTHORITY: HeaderValue = HeaderValue::from_static("axon:80");
+    let mut asking = Asking::new(Method::POST, &TARGET, &AUTHORITY, body.into());
+    asking.add_number("content-length", asking.body.len());
+    asking
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {

@@ -6,19 +6,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Request;
 use tokio::io::AsyncWrite;
 
+use crate::axon::asking::Asking;
 use crate::axon::stream::Stream;
-
-/// Largest body that is copied behind its head.
-const SMALL_BODY_BYTES: usize = 16 * 1024;
-/// Room for the head of a usual request.
-const HEAD_BYTES_USUAL: usize = 640;
 
 /// What of a request is not sent yet.
 #[derive(Debug, Default)]
 pub struct Upload {
+    /// With a small body behind it.
     head: BytesMut,
     body: Bytes,
     /// Something may still be on its way through a layer below.
@@ -26,25 +22,9 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// A request in HTTP/1.1. Its fields are written as they are; those that frame its body are the caller's.
-    pub fn new(request: Request<Bytes>) -> Self {
-        let (asked, body) = request.into_parts();
-        let small = body.len() <= SMALL_BODY_BYTES;
-        let mut head = BytesMut::with_capacity(HEAD_BYTES_USUAL + if small { body.len() } else { 0 });
-        let target = asked.uri.path_and_query().map_or("/", |target| target.as_str());
-        for part in [asked.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-            head.extend_from_slice(part.as_bytes());
-        }
-        for (name, value) in &asked.headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                head.extend_from_slice(part);
-            }
-        }
-        head.extend_from_slice(b"\r\n");
-        if small {
-            head.extend_from_slice(&body);
-        }
-        Self { head, body: if small { Bytes::new() } else { body }, unflushed: true }
+    pub fn new(asking: Asking<'_>) -> Self {
+        let (head, body) = asking.into_bytes();
+        Self { head, body, unflushed: true }
     }
 
     /// Whether nothing is left to do.

@@ -253,6 +253,10 @@ pub struct Occupied {
 }
 
 impl Occupied {
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
     /// Whether it decides about a backend that is out.
     pub fn is_trial(&self) -> bool {
         self.trial

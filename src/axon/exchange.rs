@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::response::Parts;
 use tokio::time::{Instant, timeout_at};
 
+use crate::axon::Upstream;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
 use crate::axon::condition::Failing;
 use crate::axon::wire::{Body, Connection};
-use crate::axon::{Backend, Upstream};
 use crate::clock::{Clock, Moment};
 use crate::error::Rejection;
 
@@ -23,7 +23,6 @@ pub struct Exchange {
     pub(super) ended: bool,
     pub(super) announced: Option<u64>,
     pub(super) connection: Connection,
-    pub(super) backend: Arc<Backend>,
     pub(super) began: Moment,
     pub(super) total: Instant,
     pub(super) upstream: Arc<Upstream>,
@@ -60,6 +59,10 @@ impl Exchange {
         if self.is_whole() {
             return Ok(None);
         }
+        // What was read already waits for nobody.
+        if let Some(found) = self.connection.at_hand(&mut self.body) {
+            return found.map(Some).map_err(|why| Broken { outcome: Outcome::Broken, why });
+        }
         let now = Instant::now();
         // Data that is always ready would never let the timer speak. What took the time may have been the client.
         if now >= self.total {
@@ -92,50 +95,44 @@ impl Exchange {
     /// # Errors
     /// Those of [`Exchange::next`].
     pub async fn collect(&mut self, limit: usize) -> Result<Collected, Broken> {
-        let mut parts: Vec<Bytes> = Vec::new();
-        let mut length = 0;
+        let (mut parts, mut length) = (Vec::new(), 0);
         while let Some(bytes) = self.next().await? {
             length += bytes.len();
+            if length <= limit && parts.is_empty() && self.is_whole() {
+                return Ok(Collected::Whole(bytes));
+            }
             parts.push(bytes);
             if length > limit {
                 return Ok(Collected::Part(parts));
             }
         }
-        let mut parts = parts.into_iter();
-        Ok(Collected::Whole(match (parts.next(), parts.next()) {
-            (None, _) => Bytes::new(),
-            (Some(only), None) => only,
-            (Some(first), Some(second)) => {
-                let mut whole = Vec::with_capacity(length);
-                whole.extend_from_slice(&first);
-                whole.extend_from_slice(&second);
-                parts.for_each(|part| whole.extend_from_slice(&part));
-                whole.into()
-            }
+        Ok(Collected::Whole(match <[Bytes; 1]>::try_from(parts) {
+            Ok([only]) => only,
+            Err(parts) => parts.concat().into(),
         }))
     }
 
     /// Ends the exchange, keeping the connection when the answer was read whole.
     pub fn finish(self, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Call {
         let now = self.clock.now();
-        let message = message.into();
+        let (message, backend) = (message.into(), self.occupied.backend().clone());
         if !self.noted {
-            let (backend, trial) = (&*self.backend, self.occupied.is_trial());
+            let trial = self.occupied.is_trial();
             match outcome {
                 Outcome::Success | Outcome::Refused | Outcome::Error => {
-                    self.upstream.answered(backend, trial, now.ticks);
+                    self.upstream.answered(&backend, trial, now.ticks);
                 }
                 Outcome::Broken | Outcome::Timeout | Outcome::ConnectFailed => {
                     let how = Failing::NoAnswer;
-                    self.upstream.failed(backend, self.began.ticks, trial, how, &message, now.ticks);
+                    self.upstream.failed(&backend, self.began.ticks, trial, how, &message, now.ticks);
                 }
                 Outcome::Abandoned => {}
             }
         }
         if self.is_whole() {
-            self.backend.pool().put(self.connection, self.upstream.bounds(), now.ticks);
+            backend.pool().put(self.connection, self.upstream.bounds(), now.ticks);
         }
-        Call { backend: self.backend, outcome, message, took: now.since(self.began) }
+        Call { backend, outcome, message, took: now.since(self.began) }
     }
 }
 

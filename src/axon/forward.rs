@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::axon::asking::Asking;
 use crate::axon::backend::Occupied;
 use crate::axon::call::{Call, Outcome};
-use crate::axon::choose::{Chosen, Draw, Tried, key_of, mix};
+use crate::axon::choose::{Backends, Chosen, Draw, Member, Tried, key_of, mix};
 use crate::axon::condition::Failing;
 use crate::axon::dial::{Fault, NotOpened};
 use crate::axon::exchange::Exchange;
@@ -79,16 +79,17 @@ pub async fn forward(
         // Asking unsigned would be asking as nobody.
         return Err(Some(Rejection::unavailable("credentials_expired", "the signing credentials have expired")));
     }
+    let backends = upstream.backends();
     let mut current = None;
     let found = tokio::select! {
         biased;
-        found = search(upstream, outgoing, clock, calls, &mut current) => Some(found),
+        found = search(upstream, &backends, outgoing, clock, began, calls, &mut current) => Some(found),
         () = gone => None,
     };
-    match (found, current) {
+    match (found, current.and_then(|index| backends.members().get(index))) {
         (Some(found), _) => found.map_err(Some),
-        (None, Some(backend)) => {
-            let took = clock.now().since(began);
+        (None, Some(Member { backend, .. })) => {
+            let (backend, took) = (backend.clone(), clock.now().since(began));
             calls.push(Call { backend, outcome: Outcome::Abandoned, message: "client left".into(), took });
             Err(None)
         }
@@ -96,26 +97,29 @@ pub async fn forward(
     }
 }
 
+/// `current` is the member that is being asked, by index.
 async fn search(
     upstream: &Arc<Upstream>,
+    backends: &Backends,
     outgoing: &Outgoing<'_>,
     clock: &Arc<dyn Clock>,
+    began: Moment,
     calls: &mut Vec<Call>,
-    current: &mut Option<Arc<Backend>>,
+    current: &mut Option<usize>,
 ) -> Result<Exchange, Rejection> {
-    let total = Instant::now() + upstream.settings.timeouts.total;
-    let backends = upstream.backends();
+    let mut now = Now { moment: began, instant: Instant::now() };
+    let total = now.instant + upstream.settings.timeouts.total;
+    upstream.budget().request(began.ticks);
     let terms = upstream.terms();
     let key = if terms.balance == Balance::HashPrincipal { key_of(outgoing.principal) } else { 0 };
     let mut random = outgoing.ids.random();
     let mut tried = Tried::default();
     let mut once_more = false;
     let mut sent_again = None;
-    let mut retries = Retries::new(upstream, outgoing, total, clock.now());
-    let mut last = Rejection::unavailable("no_healthy_backend", "no backend is reachable");
+    let mut retries = Retries { upstream, outgoing, total, done: 0 };
+    let mut last = None;
     loop {
-        let began = clock.now();
-        let draw = Draw { random, key, now: began.ticks };
+        let draw = Draw { random, key, now: now.moment.ticks };
         let mut chosen = backends.choose(terms, draw, tried);
         if chosen.is_none() && std::mem::take(&mut once_more) {
             // What may be sent twice may be sent to the same one twice; each retry allows one more round.
@@ -128,25 +132,26 @@ async fn search(
         if let Some(reason) = sent_again.take() {
             upstream.retried(reason);
         }
-        let occupied = backend.occupy(began.ticks, how.is_trial());
+        let occupied = backend.occupy(now.moment.ticks, how.is_trial());
         random = mix(random);
-        *current = Some(backend.clone());
+        *current = Some(index);
         tried.add(index);
-        let attempt = Try { upstream, backend, outgoing, clock, began, total, alone: calls.is_empty() };
+        let attempt = Try { upstream, backend, outgoing, clock, began: now, total, alone: calls.is_empty() };
         let Miss { outcome, rejection, again } = match attempt.ask(occupied).await {
             Ok(exchange) => return Ok(exchange),
             Err(miss) => miss,
         };
-        let now = clock.now();
-        calls.push(call(backend, outcome, &rejection, now, began));
+        let tried_from = std::mem::replace(&mut now, Now::read(clock)).moment;
+        calls.push(call(backend, outcome, &rejection, now.moment, tried_from));
         match again {
-            Again::Elsewhere(reason) if Instant::now() < total => sent_again = Some(reason),
+            Again::Elsewhere(reason) if now.instant < total => sent_again = Some(reason),
             Again::IfIdempotent(reason) => match retries.next(now, random) {
                 Some(pause) => {
                     once_more = true;
                     sent_again = Some(reason);
                     *current = None;
                     sleep(pause).await;
+                    now = Now::read(clock);
                 }
                 None => return Err(rejection),
             },
@@ -154,48 +159,57 @@ async fn search(
         }
         // That the one tried in vain was known to be unreachable is what the client should know.
         if !how.is_last() {
-            last = rejection;
+            last = Some(rejection);
         }
     }
-    Err(last)
+    Err(last.unwrap_or_else(|| Rejection::unavailable("no_healthy_backend", "no backend is reachable")))
+}
+
+/// One reading of the gateway's clock and of the runtime's, which timers go by. As long as nothing was waited
+/// for, it is still now.
+#[derive(Clone, Copy)]
+struct Now {
+    moment: Moment,
+    instant: Instant,
+}
+
+impl Now {
+    fn read(clock: &Arc<dyn Clock>) -> Self {
+        Self { moment: clock.now(), instant: Instant::now() }
+    }
 }
 
 /// What one request may still do again although Axon may have begun it.
 struct Retries<'a> {
     upstream: &'a Upstream,
-    idempotent: bool,
+    outgoing: &'a Outgoing<'a>,
     total: Instant,
     done: u32,
 }
 
-impl<'a> Retries<'a> {
-    fn new(upstream: &'a Upstream, outgoing: &Outgoing<'_>, total: Instant, now: Moment) -> Self {
-        upstream.budget().request(now.ticks);
-        // A key that Axon does not get to see makes nothing idempotent.
-        let head = outgoing.head;
-        let by_client = || {
-            head.all(IDEMPOTENCY_KEY.as_str().as_bytes()).any(|key| !key.is_empty())
-                && !is_nominated(&IDEMPOTENCY_KEY, head.all(b"connection"))
-        };
-        let idempotent = upstream.settings.request.method == UpstreamMethod::Get
-            || upstream.settings.retry.idempotent
-            || by_client();
-        Self { upstream, idempotent, total, done: 0 }
-    }
-
+impl Retries<'_> {
     /// The pause before the next try; `None` when there is none.
-    fn next(&mut self, now: Moment, random: u64) -> Option<Duration> {
+    fn next(&mut self, now: Now, random: u64) -> Option<Duration> {
         let retry = &self.upstream.settings.retry;
-        if !self.idempotent || self.done + 1 >= retry.attempts {
+        if self.done + 1 >= retry.attempts || !self.is_idempotent() {
             return None;
         }
         let pause = backoff(retry, self.done + 1, random);
-        let in_time = Instant::now() + pause < self.total;
-        if !in_time || !self.upstream.take_retry(now.ticks) {
+        let in_time = now.instant + pause < self.total;
+        if !in_time || !self.upstream.take_retry(now.moment.ticks) {
             return None;
         }
         self.done += 1;
         Some(pause)
+    }
+
+    fn is_idempotent(&self) -> bool {
+        let head = self.outgoing.head;
+        self.upstream.settings.request.method == UpstreamMethod::Get
+            || self.upstream.settings.retry.idempotent
+            // A key that Axon does not get to see makes nothing idempotent.
+            || head.all(IDEMPOTENCY_KEY.as_str().as_bytes()).any(|key| !key.is_empty())
+                && !is_nominated(&IDEMPOTENCY_KEY, head.all(b"connection"))
     }
 }
 
@@ -226,7 +240,7 @@ struct Try<'a> {
     backend: &'a Arc<Backend>,
     outgoing: &'a Outgoing<'a>,
     clock: &'a Arc<dyn Clock>,
-    began: Moment,
+    began: Now,
     /// When the request has to be answered.
     total: Instant,
     /// No other try took any of that time.
@@ -236,33 +250,40 @@ struct Try<'a> {
 impl Try<'_> {
     async fn ask(&self, mut occupied: Occupied) -> Result<Exchange, Miss> {
         let Self { upstream, backend, .. } = *self;
-        let mut pooled = backend.pool().take(self.began.ticks);
+        let mut now = self.began;
+        let mut pooled = backend.pool().take(now.moment.ticks);
         let mut renewals = 0;
         let (connection, head, body) = loop {
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => {
+                    let connection = self.connect(now).await?;
+                    now = Now::read(self.clock);
+                    upstream.connected(backend, now.moment.ticks);
+                    connection
+                }
             };
-            let (reused, shared) = (connection.was_used(), connection.is_shared());
-            let asking = asking(upstream, backend, self.outgoing, self.clock.now()).map_err(|why| Miss {
+            let (reused, shared, sent) = (connection.was_used(), connection.is_shared(), now.moment);
+            let asking = asking(upstream, backend, self.outgoing, sent).map_err(|why| Miss {
                 outcome: Outcome::Error,
                 rejection: Rejection::new(Code::InternalError, why),
                 again: Again::Never,
             })?;
-            let sent = self.clock.now();
-            let (deadline, whole) = self.deadline(upstream.settings.timeouts.first_byte);
+            let (deadline, whole) = self.deadline(now, upstream.settings.timeouts.first_byte);
             match timeout_at(deadline, connection.send(asking)).await {
                 Ok(Ok((head, body))) => break (connection, head, body),
                 // Closed while it was idle: not the backend's fault, nothing was sent, a fresh one will do.
                 Ok(Err(Failure::Unsent)) if reused => {
                     upstream.retried(Reason::StaleConnection);
-                    pooled = backend.pool().take(sent.ticks);
+                    now = Now::read(self.clock);
+                    pooled = backend.pool().take(now.moment.ticks);
                 }
                 // Shared connections are taken out of service in all order when they are new, too.
                 Ok(Err(Failure::Unsent)) if shared && renewals < RENEWALS_MAX => {
                     renewals += 1;
                     upstream.retried(Reason::StaleConnection);
-                    pooled = backend.pool().take(sent.ticks);
+                    now = Now::read(self.clock);
+                    pooled = backend.pool().take(now.moment.ticks);
                 }
                 Ok(Err(failure)) => {
                     // One that was idle may have been ended in all order, which only HTTP/2 says beforehand;
@@ -298,7 +319,7 @@ impl Try<'_> {
             backend.pool().trust().told(seconds, now.ticks);
         }
         let failing = is_failure(head.status);
-        backend.heard(now.ticks, (!failing).then(|| now.since(self.began)));
+        backend.heard(now.ticks, (!failing).then(|| now.since(self.began.moment)));
         occupied.heard();
         if failing {
             self.failed(&occupied, Failing::Status, &format!("answered {}", head.status.as_u16()));
@@ -313,8 +334,7 @@ impl Try<'_> {
             body,
             ended: false,
             connection,
-            backend: backend.clone(),
-            began: self.began,
+            began: self.began.moment,
             total: self.total,
             upstream: upstream.clone(),
             clock: self.clock.clone(),
@@ -351,25 +371,22 @@ impl Try<'_> {
     }
 
     fn failed(&self, occupied: &Occupied, how: Failing, why: &str) {
-        let (began, now) = (self.began.ticks, self.clock.now().ticks);
+        let (began, now) = (self.began.moment.ticks, self.clock.now().ticks);
         self.upstream.failed(self.backend, began, occupied.is_trial(), how, why, now);
     }
 
     /// When `patience` is over, and whether the backend then had as much of it as the configuration gives:
     /// time that others took is not held against it.
-    fn deadline(&self, patience: Duration) -> (Instant, bool) {
-        let own = Instant::now() + patience;
+    fn deadline(&self, now: Now, patience: Duration) -> (Instant, bool) {
+        let own = now.instant + patience;
         (self.total.min(own), self.alone || own <= self.total)
     }
 
-    async fn connect(&self) -> Result<Connection, Miss> {
+    async fn connect(&self, now: Now) -> Result<Connection, Miss> {
         let (backend, bounds) = (self.backend, self.upstream.bounds());
-        let (deadline, whole) = self.deadline(bounds.connect);
+        let (deadline, whole) = self.deadline(now, bounds.connect);
         let NotOpened { fault, why } = match backend.pool().open(backend.address(), bounds, deadline).await {
-            Ok(connection) => {
-                self.upstream.connected(backend, self.clock.now().ticks);
-                return Ok(connection);
-            }
+            Ok(connection) => return Ok(connection),
             Err(failed) => failed,
         };
         match fault {

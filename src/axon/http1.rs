@@ -97,6 +97,16 @@ impl Http1 {
         Ok((parts, body))
     }
 
+    /// See [`Connection::at_hand`](crate::axon::wire::Connection::at_hand).
+    pub fn at_hand(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
+        let found = match body.take(&mut self.read) {
+            Ok(data) => data.map(Ok),
+            Err(sloppy) => Some(Err(format!("malformed chunks: {}", sloppy.0).into())),
+        };
+        self.settle_after(body);
+        found
+    }
+
     /// See [`Connection::next`](crate::axon::wire::Connection::next).
     pub async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
         poll_fn(|cx| self.poll_next(cx, body)).await
@@ -192,16 +202,10 @@ impl Http1 {
     fn poll_next(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Poll<Option<Result<Bytes, Cow<'static, str>>>> {
         self.poll_upload(cx);
         loop {
-            match body.take(&mut self.read) {
-                Ok(Some(data)) => {
-                    self.settle_after(body);
-                    return Poll::Ready(Some(Ok(data)));
-                }
-                Ok(None) => {}
-                Err(sloppy) => return Poll::Ready(Some(Err(format!("malformed chunks: {}", sloppy.0).into()))),
+            if let Some(found) = self.at_hand(body) {
+                return Poll::Ready(Some(found));
             }
             if body.is_end_stream() {
-                self.settle_after(body);
                 return Poll::Ready(None);
             }
             match ready!(self.poll_read(cx)) {

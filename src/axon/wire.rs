@@ -93,6 +93,15 @@ impl Connection {
         }
     }
 
+    /// The next bytes of the answer's body that need not be waited for, or read. `None` says nothing about the
+    /// rest.
+    pub fn at_hand(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
+        match (self, body) {
+            (Connection::Http1(connection), Body::Http1(body)) => connection.at_hand(body),
+            (Connection::Http1(_) | Connection::Http2(_), Body::Http1(_) | Body::Http2(_)) => None,
+        }
+    }
+
     /// The next bytes of the answer's body, `None` at its end. Trailers are dropped.
     pub async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
         match (self, body) {

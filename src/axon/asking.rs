@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use arrayvec::ArrayString;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use memchr::memchr3;
@@ -31,7 +31,7 @@ pub struct Asking<'a> {
     pub authority: &'a HeaderValue,
     pub body: Bytes,
     /// The head without its last blank line.
-    head: BytesMut,
+    head: Vec<u8>,
     /// Where the fields begin that come after `Host`.
     fields: usize,
 }
@@ -44,7 +44,7 @@ impl<'a> Asking<'a> {
     /// Begins a request. Nothing but `Host` is in its head; the length of its body is the caller's to add.
     pub fn new(method: Method, target: &'a Uri, authority: &'a HeaderValue, body: Bytes) -> Self {
         let room = if body.len() <= SMALL_BODY_BYTES { body.len() } else { 0 };
-        let mut head = BytesMut::with_capacity(HEAD_BYTES_USUAL + room);
+        let mut head = Vec::with_capacity(HEAD_BYTES_USUAL + room);
         let path = target.path_and_query().map_or("/", |target| target.as_str());
         for part in [method.as_str(), " ", path, " HTTP/1.1\r\nhost: "] {
             head.extend_from_slice(part.as_bytes());
@@ -115,7 +115,7 @@ impl<'a> Asking<'a> {
     }
 
     /// The bytes of the request: its head, with a body that is small behind it, and the body if it is not.
-    pub fn into_bytes(self) -> (BytesMut, Bytes) {
+    pub fn into_bytes(self) -> (Vec<u8>, Bytes) {
         let Self { mut head, body, .. } = self;
         head.extend_from_slice(b"\r\n");
         if body.len() > SMALL_BODY_BYTES {
@@ -132,7 +132,7 @@ mod tests {
 
     fn text(asking: Asking<'_>) -> (String, Bytes) {
         let (head, body) = asking.into_bytes();
-        (String::from_utf8(head.to_vec()).expect("text"), body)
+        (String::from_utf8(head).expect("text"), body)
     }
 
     fn asking(body: &'static [u8]) -> Asking<'static> {

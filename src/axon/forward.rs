@@ -32,16 +32,9 @@ use crate::request::correlation::{CORRELATION_ID, Ids, REQUEST_ID};
 use crate::snapshot::settings::{Balance, UpstreamMethod};
 
 /// The caller's headers that Axon gets to see; everything else is Orbit's own.
-static PASSED_ON: [HeaderName; 7] = [
-    http::header::ACCEPT,
-    http::header::ACCEPT_LANGUAGE,
-    IDEMPOTENCY_KEY,
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-    HeaderName::from_static("x-amzn-trace-id"),
-    http::header::USER_AGENT,
-];
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PASSED_ON: [&str; 7] =
+    ["accept", "accept-language", IDEMPOTENCY_KEY, "traceparent", "tracestate", "x-amzn-trace-id", "user-agent"];
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// A connection that breaks within this time of a request on it was being closed as the request arrived.
 const CLOSING_MAX: Duration = Duration::from_millis(50);
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -208,8 +201,8 @@ impl Retries<'_> {
         self.upstream.settings.request.method == UpstreamMethod::Get
             || self.upstream.settings.retry.idempotent
             // A key that Axon does not get to see makes nothing idempotent.
-            || head.all(IDEMPOTENCY_KEY.as_str().as_bytes()).any(|key| !key.is_empty())
-                && !is_nominated(&IDEMPOTENCY_KEY, head.all(b"connection"))
+            || head.all(IDEMPOTENCY_KEY.as_bytes()).any(|key| !key.is_empty())
+                && !is_nominated(IDEMPOTENCY_KEY, head.all(b"connection"))
     }
 }
 
@@ -437,9 +430,9 @@ fn asking<'a>(
         asking.add_number("content-length", asking.body.len());
     }
     for (name, value) in outgoing.head.fields() {
-        let known = PASSED_ON.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name));
+        let known = PASSED_ON.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name));
         if let Some(known) = known.filter(|known| !is_nominated(known, outgoing.head.all(b"connection"))) {
-            asking.add(known.as_str(), value).map_err(control)?;
+            asking.add(known, value).map_err(control)?;
         }
     }
     asking.add(CORRELATION_ID.as_str(), outgoing.ids.correlation_value().as_bytes()).map_err(control)?;
@@ -456,7 +449,7 @@ fn asking<'a>(
 }
 
 /// Whether a field is meant for the next hop only, because a `Connection` field names it.
-pub fn is_nominated<'a>(name: &HeaderName, mut connection: impl Iterator<Item = &'a [u8]>) -> bool {
+pub fn is_nominated<'a>(name: impl AsRef<[u8]>, mut connection: impl Iterator<Item = &'a [u8]>) -> bool {
     let names = |field: &'a [u8]| field.split(|b| *b == b',').map(<[u8]>::trim_ascii);
-    connection.any(|field| names(field).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes())))
+    connection.any(|field| names(field).any(|token| token.eq_ignore_ascii_case(name.as_ref())))
 }

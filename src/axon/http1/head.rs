@@ -133,8 +133,8 @@ impl Head {
     }
 }
 
-/// Room for the fields of a usual head.
-const FIELDS_USUAL: usize = 8;
+/// Room for the fields of a usual head; with more the map would be a large allocation.
+const FIELDS_USUAL: usize = 6;
 
 /// What the `Connection` fields say about the connection (section 9.3).
 #[derive(Debug, Default)]

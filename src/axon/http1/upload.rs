@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::axon::asking::Asking;
@@ -15,7 +15,9 @@ use crate::axon::stream::Stream;
 #[derive(Debug, Default)]
 pub struct Upload {
     /// With a small body behind it.
-    head: BytesMut,
+    head: Vec<u8>,
+    /// Bytes of it that are sent.
+    sent: usize,
     body: Bytes,
     /// Something may still be on its way through a layer below.
     unflushed: bool,
@@ -24,7 +26,7 @@ pub struct Upload {
 impl Upload {
     pub fn new(asking: Asking<'_>) -> Self {
         let (head, body) = asking.into_bytes();
-        Self { head, body, unflushed: true }
+        Self { head, sent: 0, body, unflushed: true }
     }
 
     /// Whether nothing is left to do.
@@ -38,20 +40,22 @@ impl Upload {
     /// The stream's; no more will be sent.
     pub fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(stream);
-        while !self.head.is_empty() || !self.body.is_empty() {
-            let sent = match (self.head.is_empty(), self.body.is_empty()) {
+        loop {
+            let head = self.head.get(self.sent..).unwrap_or_default();
+            let sent = match (head.is_empty(), self.body.is_empty()) {
+                (true, true) => break,
+                (true, false) => ready!(stream.as_mut().poll_write(cx, &self.body))?,
+                (false, true) => ready!(stream.as_mut().poll_write(cx, head))?,
                 (false, false) => {
-                    let both = [IoSlice::new(&self.head), IoSlice::new(&self.body)];
+                    let both = [IoSlice::new(head), IoSlice::new(&self.body)];
                     ready!(stream.as_mut().poll_write_vectored(cx, &both))?
                 }
-                (false, true) => ready!(stream.as_mut().poll_write(cx, &self.head))?,
-                (true, _) => ready!(stream.as_mut().poll_write(cx, &self.body))?,
             };
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let of_head = sent.min(self.head.len());
-            self.head.advance(of_head);
+            let of_head = sent.min(head.len());
+            self.sent += of_head;
             self.body.advance(sent - of_head);
         }
         ready!(stream.poll_flush(cx))?;

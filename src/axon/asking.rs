@@ -55,7 +55,7 @@ impl<'a> Asking<'a> {
         Self { method, target, authority, body, head, fields }
     }
 
-    /// Adds a field. `name` is a token in lower case.
+    /// Adds a field. `name` is a token in lower case, here as in all that follows.
     ///
     /// # Errors
     /// [`ControlCharacter`], when the value would not end where it should.
@@ -63,22 +63,24 @@ impl<'a> Asking<'a> {
         if memchr3(b'\r', b'\n', b'\0', value).is_some() {
             return Err(ControlCharacter);
         }
-        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-            self.head.extend_from_slice(part);
-        }
+        self.write(name, value);
         Ok(())
+    }
+
+    /// Adds a field whose value is known to be one.
+    pub fn add_value(&mut self, name: &str, value: &HeaderValue) {
+        self.write(name, value.as_bytes());
     }
 
     /// Adds a field whose value is a number.
     pub fn add_number(&mut self, name: &str, value: usize) {
-        // Digits alone.
-        let _ = self.add(name, itoa::Buffer::new().format(value).as_bytes());
+        self.write(name, itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Adds a field whose value is an address.
     pub fn add_address(&mut self, name: &str, value: IpAddr) {
         let mut text = ArrayString::<ADDRESS_BYTES_MAX>::new();
-        // There is room for every address, and none holds a control character.
+        // There is room for every address.
         match value {
             // The digits alone are a tenth of what `Display` does for every width.
             IpAddr::V4(v4) => {
@@ -89,7 +91,15 @@ impl<'a> Asking<'a> {
             }
             IpAddr::V6(v6) => drop(write!(text, "{v6}")),
         }
-        let _ = self.add(name, text.as_bytes());
+        self.write(name, text.as_bytes());
+    }
+
+    fn write(&mut self, name: &str, value: &[u8]) {
+        self.head.reserve(name.len() + value.len() + 4);
+        self.head.extend_from_slice(name.as_bytes());
+        self.head.extend_from_slice(b": ");
+        self.head.extend_from_slice(value);
+        self.head.extend_from_slice(b"\r\n");
     }
 
     /// The fields in the order in which they were added, without `Host`.

@@ -37,6 +37,7 @@ const PASSED_ON: [&str; 7] =
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// A connection that breaks within this time of a request on it was being closed as the request arrived.
 const CLOSING_MAX: Duration = Duration::from_millis(50);
+static JSON: HeaderValue = HeaderValue::from_static("application/json");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How often a try goes on to another connection when a new one takes no request.
@@ -426,7 +427,7 @@ fn asking<'a>(
     let control = |_| "a header value holds a control character".to_owned();
     let mut asking = Asking::new(method, &upstream.target, backend.authority(), body);
     if asked.method == UpstreamMethod::Post {
-        asking.add("content-type", b"application/json").map_err(control)?;
+        asking.add_value("content-type", &JSON);
         asking.add_number("content-length", asking.body.len());
     }
     for (name, value) in outgoing.head.fields() {
@@ -435,8 +436,8 @@ fn asking<'a>(
             asking.add(known, value).map_err(control)?;
         }
     }
-    asking.add(CORRELATION_ID.as_str(), outgoing.ids.correlation_value().as_bytes()).map_err(control)?;
-    asking.add(REQUEST_ID.as_str(), outgoing.ids.request_value().as_bytes()).map_err(control)?;
+    asking.add_value(CORRELATION_ID.as_str(), outgoing.ids.correlation_value());
+    asking.add_value(REQUEST_ID.as_str(), outgoing.ids.request_value());
     asking.add_address("x-forwarded-for", outgoing.client);
     if let Some(signer) = &upstream.signer {
         let host = backend.authority().to_str().map_err(|e| e.to_string())?;

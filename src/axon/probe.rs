@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use crate::axon::Backend;
@@ -16,7 +16,7 @@ use crate::snapshot::settings::Health;
 
 /// Most of a check's answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-const AGENT: &str = concat!("orbit/", env!("CARGO_PKG_VERSION"), " (health check)");
+static AGENT: HeaderValue = HeaderValue::from_static(concat!("orbit/", env!("CARGO_PKG_VERSION"), " (health check)"));
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,11 +57,8 @@ pub async fn ask(backend: &Backend, health: &Health, bounds: Bounds, now: u64) -
         Err(e) => return Seen::Nothing(e.to_string().into()),
     };
     let mut asking = Asking::new(Method::GET, &target, backend.authority(), Bytes::new());
-    for (name, value) in [("accept", "*/*"), ("user-agent", AGENT)] {
-        if asking.add(name, value.as_bytes()).is_err() {
-            return Seen::Nothing("a health check cannot be asked for".into());
-        }
-    }
+    asking.add_value("accept", &HeaderValue::from_static("*/*"));
+    asking.add_value("user-agent", &AGENT);
     let deadline = Instant::now() + health.timeout;
     let exchange = async {
         let mut connection = match backend.pool().open(backend.address(), bounds, deadline).await {

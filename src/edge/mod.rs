@@ -66,7 +66,7 @@ impl Edge {
         Self { gateway, proxy, _waited_for: waited_for }
     }
 
-    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+    async fn serve(&self, stream: Stream, mut shutdown: ShutdownWatch) {
         let gateway = &*self.gateway;
         let _counted = Counted::new(&gateway.telemetry.metrics.connections);
         let peer = peer_of(&stream);
@@ -76,15 +76,13 @@ impl Edge {
         if connections > i64::from(gateway.snapshot().settings.listen.connections) {
             // No lingering here: what is too much must not stay longer than it takes to say so.
             let rejection = Rejection::unavailable("overload", "listen.connections are open").closing();
-            self.refuse(&mut client, rejection, gateway.clock.now()).await;
-            return;
+            return Box::pin(self.refuse(&mut client, rejection, gateway.clock.now())).await;
         }
 
         let mut visits = Visits::new();
-        let mut told = shutdown.clone();
         let told = pin!(async move {
             // An error means that the sender is gone, which is the end as well.
-            let _ = told.wait_for(|closing| *closing).await;
+            let _ = shutdown.wait_for(|closing| *closing).await;
         });
         let timer = pin!(sleep(gateway.snapshot().settings.listen.header_timeout));
         let mut waiting = Waiting { told, is_told: false, timer };
@@ -92,13 +90,15 @@ impl Edge {
         loop {
             let (head, began) = match self.next_head(&mut client, first, &mut waiting).await {
                 Next::Head { head, began } => (head, began),
-                Next::Refused { rejection, began } => return self.turn_away(&mut client, rejection, began).await,
+                Next::Refused { rejection, began } => {
+                    return Box::pin(self.turn_away(&mut client, rejection, began)).await;
+                }
                 Next::Closed => return,
             };
             first = false;
             let head = match Head::parse(head) {
                 Ok(head) => head,
-                Err(rejection) => return self.turn_away(&mut client, rejection, began).await,
+                Err(rejection) => return Box::pin(self.turn_away(&mut client, rejection, began)).await,
             };
             client.begin(head.framing(), head.keeps_connection());
             let ids = Ids::of(Some(&head), &*gateway.ids, began);
@@ -107,13 +107,13 @@ impl Edge {
             let arrival = visit.arrival;
             client = visit.client;
             let whole = client.answer_whole();
-            if whole && client.keeps() && client.drain().await {
+            if whole && client.keeps() && (client.body_ended() || Box::pin(client.drain()).await) {
                 continue;
             }
             // Who asked for the end and has been told it sends nothing more; who left is told nothing.
             let done = whole && client.body_ended() && !client.is_ahead() && !arrival.head.keeps_connection();
             if client.answer_begun() && !done {
-                client.linger().await;
+                Box::pin(client.linger()).await;
             }
             return;
         }
@@ -162,7 +162,8 @@ impl Edge {
         }
     }
 
-    /// Refuses, and sees to it that the answer arrives.
+    /// Refuses, and sees to it that the answer arrives. Boxed where it is called, as everything that is seldom: the
+    /// future of a connection is kept small, for there may be many that do nothing.
     async fn turn_away(&self, client: &mut Client, rejection: Rejection, began: Moment) {
         self.refuse(client, rejection, began).await;
         client.linger().await;
@@ -241,7 +242,9 @@ impl<F: Future<Output = ()>> Waiting<'_, F> {
 #[async_trait]
 impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        self.serve(stream, shutdown).await;
+        // Pingora's task has room for a TLS handshake, 9 KB that a connection would hold for as long as it is open.
+        let (edge, shutdown) = (self.clone(), shutdown.clone());
+        tokio::spawn(async move { edge.serve(stream, shutdown).await });
         None
     }
 

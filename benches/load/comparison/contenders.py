@@ -288,6 +288,11 @@ NGINX, STACK, STOCK = "nginx", "nginx + auth_request + limits + log", "Pingora, 
 ORBIT = "Orbit, everything on"
 
 SETS = {
+    "counted": [
+        Contender(NGINX, nginx),
+        Contender(STOCK, pingora("pingora_stock")),
+        Contender(ORBIT, orbit(), verifies=True),
+    ],
     "product": [
         Contender(NGINX, nginx),
         Contender(STACK, nginx_stack, verifies=True),
@@ -296,6 +301,7 @@ SETS = {
         Contender(STOCK, pingora("pingora_stock")),
         Contender(ORBIT, orbit(), verifies=True),
     ],
+    # With `--bare`.
     "bare": [Contender("Orbit, limits and request log off", orbit_bare, verifies=True)],
     "clients": [
         Contender(NGINX, nginx),
@@ -313,5 +319,3 @@ SETS = {
         ),
     ],
 }
-# `evidence` counts for these.
-COUNTED = (NGINX, STOCK, ORBIT)

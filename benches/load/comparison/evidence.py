@@ -13,7 +13,7 @@ import sys
 import time
 
 from . import load, machine
-from .contenders import COUNTED, ORBIT
+from .contenders import ORBIT
 from .dispatch import Dispatch
 from .rounds import lineup, table
 
@@ -36,8 +36,6 @@ def measure(contenders, parts, seconds=2):
     all per request; `parts` of it."""
     found = {part: {} for part in parts}
     for contender in contenders:
-        if contender.name not in COUNTED:
-            continue
         for part, count in (("instructions", instructions), ("calls", lambda one: system_calls(one, seconds))):
             if part in parts:
                 print(f"counting {part} of {contender.name}", file=sys.stderr)
@@ -52,12 +50,11 @@ def report(found):
     text = ["## Counts per request\n"]
     if "instructions" in found or "calls" in found:
         rows = []
-        for name in COUNTED:
+        for name in {**found.get("instructions", {}), **found.get("calls", {})}:
             counted, calls = (found.get(part, {}).get(name) for part in ("instructions", "calls"))
-            if counted or calls:
-                own, hashing = (f"{counted[kind] / 1000:.1f} k" for kind in ("own", "hashing")) if counted else "––"
-                total = f"{sum(calls.values()):.2f}" if calls else "–"
-                rows.append([name, own, hashing, total, by_name(calls) if calls else "–"])
+            own, hashing = (f"{counted[kind] / 1000:.1f} k" for kind in ("own", "hashing")) if counted else "––"
+            total = f"{sum(calls.values()):.2f}" if calls else "–"
+            rows.append([name, own, hashing, total, by_name(calls) if calls else "–"])
         heads = ["proxy", "user instructions", "hashing without SHA instructions", "system calls", "which"]
         text.append(table(heads, rows))
     if "allocations" in found:

@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 from . import load, machine
-from .contenders import NGINX, ORBIT, SETS, STACK, STOCK, Contender, orbit
+from .contenders import NGINX, ORBIT, STOCK, Contender, orbit
 from .dispatch import BODY_BYTES, Dispatch, body
-from .rounds import absent, cpu_table, interleaved, label, lineup, median, ratio, spread, table
+from .rounds import absent, cpu_table, interleaved, lineup, median, ratio, spread, table
 
 Asked = collections.namedtuple("Asked", "contenders rounds seconds generator")
 
@@ -49,7 +49,7 @@ def product(asked):
 
 
 def clients(asked):
-    return compare(asked._replace(contenders=SETS["clients"]), "Pingora's hooks, and one forwarder with HTTP clients")
+    return compare(asked, "Pingora's hooks, and one forwarder with three HTTP clients")
 
 
 CONNECTION_COUNTS = (1, 16, 64, 1024)
@@ -65,16 +65,18 @@ def connections(asked):
             [(name, count) for name in line.proxies for count in CONNECTION_COUNTS],
             lambda one: line.measure(one[0], dispatch, seconds=asked.seconds, connections=one[1]),
         )
-        rows = []
+        rows, tables = [], []
         for name in line.proxies:
-            cells = [
-                f"{median(samples[name, count], 'cpu'):.1f} / {ratio(samples, (name, count), (NGINX, count))}"
-                for count in CONNECTION_COUNTS
-            ]
+            cells = [f"{median(samples[name, count], 'cpu'):.1f}" for count in CONNECTION_COUNTS]
             rows.append([name, *cells, ratio(samples, (name, 1024), (name, 16))])
-        heads = ["CPU µs/request / ratio to nginx", *map("{:,}".format, CONNECTION_COUNTS), "1,024 to 16"]
+        heads = ["CPU µs/request", *map("{:,}".format, CONNECTION_COUNTS), "1,024 to 16"]
+        for count in CONNECTION_COUNTS:
+            own = {name: samples[name, count] for name in line.proxies}
+            tables += [f"### {count:,} connection{'s' if count > 1 else ''}\n", cpu_table(own, line.missing)]
         how = f"{asked.rounds} rounds of {asked.seconds} s, {SMALL}; opening the connections is included."
-        return section("Few and many connections", how, table(heads, rows + absent(line.missing, len(heads))))
+        return section(
+            "Few and many connections", how, table(heads, rows + absent(line.missing, len(heads))), *tables
+        )
 
 
 # With as many rounds as `run` makes these are fewer than the ports there are to connect from.
@@ -148,14 +150,12 @@ def sse(asked):
         def first_event(name):
             proxy = line.proxies[name]
             dispatch.check(name, proxy.address)
-            message = line.bench.directory / "message"
-            message.write_bytes(dispatch.message(proxy.address))
-            command = ["taskset", "-c", machine.LOAD_CORE, machine.program("first_event")]
-            command += ["--address", proxy.address, "--message", str(message), "--requests", str(STREAMS)]
-            asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
-            if asked.returncode != 0:
-                sys.exit(f"{name}: {asked.stderr}")
-            return Latency(*map(int, asked.stdout.split()))
+            command = ["taskset", "-c", machine.LOAD_CORE, machine.program("first_event"), "--address", proxy.address]
+            command += ["--message", str(written(line, dispatch, proxy)), "--requests", str(STREAMS)]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            if told.returncode != 0:
+                sys.exit(f"{name}: {told.stderr}")
+            return Latency(*map(int, told.stdout.split()))
 
         samples = interleaved(
             asked.rounds, line.proxies, first_event, lambda sample: f"p50 {sample.p50} p99 {sample.p99} µs"
@@ -188,30 +188,37 @@ IDLE = 10_000
 
 def idle(asked):
     """Resident memory with many connections that have sent one request each and then nothing."""
-    # A proxy has a descriptor for each, and some for Axon and itself.
-    count = min(IDLE, machine.raise_descriptors() - 2000)
-    rows, with_idle = [], {}
+    # A proxy needs a descriptor for each, and some for Axon and itself.
+    count = min(IDLE, machine.raise_descriptors() * 9 // 10)
+    before, after = {}, {}
     with lineup(asked.contenders) as line:
         dispatch = Dispatch(line.bench)
         for name, proxy in line.proxies.items():
             dispatch.check(name, proxy.address)
-            message = line.bench.directory / "message"
-            message.write_bytes(dispatch.message(proxy.address))
-            before = proxy.resident_kib()
-            command = [machine.program("hold"), "--address", proxy.address, "--message", str(message)]
-            holder = line.bench.spawn(
-                "hold", [*command, "--connections", str(count)], machine.LOAD_CORE, stdin=subprocess.PIPE
-            )
+            before[name] = proxy.resident_kib()
+            command = [machine.program("hold"), "--address", proxy.address, "--connections", str(count)]
+            command += ["--message", str(written(line, dispatch, proxy))]
+            holder = line.bench.spawn("hold", command, machine.LOAD_CORE, stdin=subprocess.PIPE)
             line.bench.wait_for(lambda: "holding" in holder.said(), holder)
-            after = with_idle[name] = proxy.resident_kib()
+            after[name] = proxy.resident_kib()
             machine.end(holder.popen)
-            cells = [f"{before / 1024:.1f}", f"{after / 1024:.1f}", f"{(after - before) / count:.1f}"]
-            cells += [f"{after / with_idle[peer]:.2f}" if peer in with_idle else "–" for peer in (NGINX, STOCK)]
+            print(f"{name:<44} {before[name] / 1024:.1f} to {after[name] / 1024:.1f} MiB", file=sys.stderr)
+        rows = []
+        for name in line.proxies:
+            cells = [f"{before[name] / 1024:.1f}", f"{after[name] / 1024:.1f}"]
+            cells.append(f"{(after[name] - before[name]) / count:.1f}")
+            cells += [f"{after[name] / after[peer]:.2f}" if peer in after else "–" for peer in (NGINX, STOCK)]
             rows.append([name, *cells])
-            print(*rows[-1], sep="  ", file=sys.stderr)
         heads = ["proxy", "MiB before", f"MiB with {count:,}", "KiB per connection", f"ratio to {NGINX}", f"to {STOCK}"]
         text = f"{count:,} connections, each of which has sent one request. Resident memory of all processes of a proxy.\n"
         return "\n".join(["## Idle connections\n", text, table(heads, rows + absent(line.missing, len(heads)))])
+
+
+def written(line, dispatch, proxy):
+    """The file of the whole request, for programs that send it as it is."""
+    file = line.bench.directory / "message"
+    file.write_bytes(dispatch.message(proxy.address))
+    return file
 
 
 # ---- what a refusal costs
@@ -253,8 +260,8 @@ def refusals(asked):
         return section("Refusals", how, table(heads, rows))
 
 
-# `run` takes those with `always`; the numbers are rounds and seconds unless the command line says otherwise.
-Scenario = collections.namedtuple("Scenario", "play rounds seconds always", defaults=[True])
+# `run` takes those of the set "product"; the numbers are rounds and seconds unless the command line says otherwise.
+Scenario = collections.namedtuple("Scenario", "play rounds seconds set", defaults=["product"])
 SCENARIOS = {
     "product": Scenario(product, 7, 2),
     "connections": Scenario(connections, 3, 1.5),
@@ -264,5 +271,5 @@ SCENARIOS = {
     "idle": Scenario(idle, 1, None),
     "refusals": Scenario(refusals, 5, 1.5),
     "sse": Scenario(sse, 3, None),
-    "clients": Scenario(clients, 7, 5, always=False),
+    "clients": Scenario(clients, 7, 5, "clients"),
 }

@@ -1,5 +1,6 @@
 """What has to be there: Debian's packages, oha, Envoy, and the programs of this directory."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,16 +10,19 @@ from . import machine
 
 # A program, and the Debian package that has it.
 DEBIAN = {"nginx": "nginx-light", "haproxy": "haproxy", "valgrind": "valgrind", "strace": "strace"}
+OHA = "1.16.0"
 
 
 def setup():
     packages = [package for program, package in DEBIAN.items() if not machine.installed(program)]
+    if not importlib.util.find_spec("ensurepip"):  # which Debian keeps apart
+        packages.append("python3-venv")
     if packages:
         sudo = [] if os.geteuid() == 0 else ["sudo"]
         run([*sudo, "apt-get", "update", "-qq"])
         run([*sudo, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages])
     if not shutil.which("oha"):
-        run(["cargo", "install", "oha", "--locked"])
+        run(["cargo", "install", "oha", "--version", OHA, "--locked"])
     run(["cargo", "build", "--release", "--locked", "--manifest-path", str(machine.HERE / "Cargo.toml")])
     try:
         install_envoy()

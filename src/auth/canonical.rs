@@ -412,11 +412,11 @@ fn is_unreserved(byte: u8) -> bool {
 
 /// Whether normalising might change the path.
 fn is_denormal(path: &[u8]) -> bool {
-    !path.starts_with(b"/") || path.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
+    !path.starts_with(b"/") || memchr_iter(b'/', path).any(|at| matches!(path.get(at + 1), Some(b'/' | b'.')))
 }
 
 fn has_double_space(value: &[u8]) -> bool {
-    value.windows(2).any(|pair| pair == b"  ")
+    memchr_iter(b' ', value).any(|at| value.get(at + 1) == Some(&b' '))
 }
 
 /// Appends a header value; the head has trimmed its ends.

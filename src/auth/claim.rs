@@ -17,10 +17,12 @@
 
 use std::time::Duration;
 
+use memchr::memchr;
+
 use super::query::Parameters;
 use super::{Issue, refuse};
 use crate::error::Rejection;
-use crate::request::head::{FIELDS_MAX, Head, One};
+use crate::request::head::{FIELDS_MAX, Head, One, is_token};
 
 /// The one algorithm that is verified.
 pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -86,7 +88,7 @@ impl<'a> Parts<'a> {
             return Err(refuse(Issue::UnsupportedAlgorithm, "Authorization is not AWS4-HMAC-SHA256"));
         }
         let (mut credential, mut signed, mut signature) = (None, None, None);
-        for param in rest.split(|&b| b == b',') {
+        for param in split(rest, b',') {
             let param = trim_blanks(param);
             let twice = if let Some(value) = param.strip_prefix(b"Credential=") {
                 credential.replace(Credential::parse(value)?).is_some()
@@ -150,7 +152,7 @@ fn expires_of(value: &[u8]) -> Result<Duration, Rejection> {
 
 impl<'a> Credential<'a> {
     fn parse(value: &'a [u8]) -> Result<Self, Rejection> {
-        let mut parts = value.split(|&b| b == b'/');
+        let mut parts = split(value, b'/');
         let mut part = || parts.next().ok_or_else(|| malformed("Credential has fewer than five parts"));
         let (id, date, region, service, terminator) = (part()?, part()?, part()?, part()?, part()?);
         if parts.next().is_some() {
@@ -167,7 +169,7 @@ impl<'a> Credential<'a> {
 impl<'a> SignedHeaders<'a> {
     fn parse(list: &'a [u8]) -> Result<Self, Rejection> {
         let mut names: Vec<&[u8]> = Vec::with_capacity(8);
-        for name in list.split(|&b| b == b';') {
+        for name in split(list, b';') {
             if name.is_empty() || !name.iter().all(|&b| is_lower_token(b)) {
                 return Err(malformed("SignedHeaders holds something else than lower-case names"));
             }
@@ -218,7 +220,19 @@ fn is_blank(byte: &u8) -> bool {
 
 /// `tchar` of RFC 9110 section 5.6.2 without capitals.
 fn is_lower_token(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    is_token(byte) && !byte.is_ascii_uppercase()
+}
+
+/// What stands between separators, as `slice::split` has it, which looks at each byte by itself.
+fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        let found = memchr(separator, bytes).and_then(|at| Some((bytes.get(..at)?, bytes.get(at + 1..)?)));
+        let (piece, behind) = found.map_or((bytes, None), |(piece, behind)| (piece, Some(behind)));
+        rest = behind;
+        Some(piece)
+    })
 }
 
 /// Without spaces and tabs at both ends; `trim_ascii` would take line ends too.

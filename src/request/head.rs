@@ -52,6 +52,8 @@ pub struct Head {
     bytes: Bytes,
     method: Span,
     target: Span,
+    path: Span,
+    query: Option<Span>,
     fields: Vec<Field>,
     framing: Framing,
     expects_continue: bool,
@@ -96,6 +98,8 @@ impl Head {
         let mut head = Self {
             method,
             target,
+            path: target,
+            query: None,
             fields: Vec::with_capacity(24),
             framing: Framing::None,
             expects_continue: false,
@@ -159,6 +163,12 @@ impl Head {
             (Some(n), false) => Framing::Length(n),
         };
         head.target = origin_form(&bytes, head.target, slice(&bytes, host))?;
+        head.path = head.target;
+        if let Some(at) = memchr(b'?', slice(&bytes, head.target)) {
+            let mark = head.target.start as usize + at;
+            head.path = Span::new(head.target.start as usize, mark);
+            head.query = Some(Span::new(mark + 1, head.target.end as usize));
+        }
         head.bytes = bytes;
         Ok(head)
     }
@@ -175,13 +185,12 @@ impl Head {
 
     /// The target up to its first `?`.
     pub fn path(&self) -> &str {
-        let target = self.target();
-        target.split_once('?').map_or(target, |(path, _)| path)
+        self.text(self.path)
     }
 
     /// The target behind its first `?`.
     pub fn query(&self) -> Option<&str> {
-        self.target().split_once('?').map(|(_, query)| query)
+        self.query.map(|query| self.text(query))
     }
 
     /// All fields in the order received: name as sent, value without surrounding white space.

@@ -95,8 +95,14 @@ impl Exchange {
     /// # Errors
     /// Those of [`Exchange::next`].
     pub async fn collect(&mut self, limit: usize) -> Result<Collected, Broken> {
+        if self.announced.is_some_and(|length| length <= limit as u64) {
+            self.connection.gather(&self.body);
+        }
         let (mut parts, mut length) = (Vec::new(), 0);
         while let Some(bytes) = self.next().await? {
+            if bytes.is_empty() {
+                continue;
+            }
             length += bytes.len();
             if length <= limit && parts.is_empty() && self.is_whole() {
                 return Ok(Collected::Whole(bytes));

@@ -36,7 +36,7 @@ pub use self::body::Body;
 
 /// Most that is read at once where no more is expected; it is read on the stack and then copied to where it
 /// fits exactly.
-const PIECE_BYTES: usize = 16 * 1024;
+const PIECE_BYTES: usize = 32 * 1024;
 /// Most that is read at once of what keeps coming.
 const LARGE_PIECE_BYTES: usize = 64 * 1024;
 /// Most interim answers (RFC 9110, section 15.2) before the final one. What bounds them first is time.
@@ -52,6 +52,8 @@ pub struct Http1 {
     read: BytesMut,
     /// The last piece was as large as can be: more is there.
     flowing: bool,
+    /// The rest of a body of known length is wanted as one piece, for which `read` has room.
+    gathering: bool,
     upload: Upload,
     /// Why the rest of the request cannot be sent; the answer may come all the same.
     upload_failed: Option<io::Error>,
@@ -71,6 +73,7 @@ impl Http1 {
             stream,
             read: BytesMut::new(),
             flowing: false,
+            gathering: false,
             upload: Upload::default(),
             upload_failed: None,
             kept: true,
@@ -97,8 +100,27 @@ impl Http1 {
         Ok((parts, body))
     }
 
+    /// See [`Connection::gather`](crate::axon::wire::Connection::gather).
+    pub fn gather(&mut self, body: &Body) {
+        if let Body::Length { left } = body
+            && let Some(missing) = usize::try_from(*left).ok().and_then(|left| left.checked_sub(self.read.len()))
+            && missing > 0
+        {
+            self.gathering = true;
+            self.read.reserve(missing);
+        }
+    }
+
+    /// Whether bytes of `body` that were read wait for the others.
+    fn is_gathering(&self, body: &Body) -> bool {
+        self.gathering && matches!(body, Body::Length { left } if (self.read.len() as u64) < *left)
+    }
+
     /// See [`Connection::at_hand`](crate::axon::wire::Connection::at_hand).
     pub fn at_hand(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {
+        if self.is_gathering(body) {
+            return None;
+        }
         let found = match body.take(&mut self.read) {
             Ok(data) => data.map(Ok),
             Err(sloppy) => Some(Err(format!("malformed chunks: {}", sloppy.0).into())),
@@ -211,6 +233,7 @@ impl Http1 {
             match ready!(self.poll_read(cx)) {
                 Ok(0) if body.end() => return Poll::Ready(None),
                 Ok(0) => return Poll::Ready(Some(Err(CUT_OFF.into()))),
+                Ok(_) if self.is_gathering(body) => return Poll::Ready(Some(Ok(Bytes::new()))),
                 Ok(_) => {}
                 Err(e) => return Poll::Ready(Some(Err(format!("connection error within the answer: {e}").into()))),
             }
@@ -229,6 +252,9 @@ impl Http1 {
 
     /// Reads what is there, behind what was read before; 0 at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.gathering {
+            return pin!(self.stream.read_buf(&mut self.read)).poll(cx);
+        }
         if self.read.is_empty() {
             // However little is left of a buffer holds all of it.
             self.read = BytesMut::new();
@@ -252,7 +278,7 @@ impl Http1 {
     /// Comes to rest if `body` has ended and all else is as it should be.
     fn settle_after(&mut self, body: &Body) {
         if body.is_end_stream() && self.read.is_empty() {
-            self.read = BytesMut::new();
+            (self.read, self.gathering) = (BytesMut::new(), false);
             self.at_rest = self.kept && self.upload.is_done();
         }
     }

@@ -93,6 +93,14 @@ impl Connection {
         }
     }
 
+    /// Asks for the rest of a body of announced length as one piece, in a place made for it: until it is whole,
+    /// [`Connection::next`] gives empty pieces, each a sign that more of it came.
+    pub fn gather(&mut self, body: &Body) {
+        if let (Connection::Http1(connection), Body::Http1(body)) = (self, body) {
+            connection.gather(body);
+        }
+    }
+
     /// The next bytes of the answer's body that need not be waited for, or read. `None` says nothing about the
     /// rest.
     pub fn at_hand(&mut self, body: &mut Body) -> Option<Result<Bytes, Cow<'static, str>>> {

@@ -280,6 +280,54 @@ async fn a_large_body_comes_in_large_pieces_and_a_small_one_in_a_place_of_its_si
     assert!(connection.settle(1));
 }
 
+#[tokio::test]
+async fn a_body_that_is_gathered_comes_as_one_piece() {
+    const SIZE: usize = 1 << 20;
+    let (mut connection, mut axon) = pair().await;
+    let scripted = async {
+        read_request(&mut axon, 2).await;
+        axon.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\nbegin").as_bytes())
+            .await
+            .expect("a head");
+        axon.write_all(&vec![b'x'; SIZE - 5]).await.expect("a body");
+    };
+    let asked = async {
+        let (_, mut body) = connection.send(asking("{}")).await.expect("an answer");
+        connection.gather(&body);
+        let mut pieces = Vec::new();
+        while let Some(piece) = connection.next(&mut body).await {
+            pieces.push(piece.expect("a piece"));
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    };
+    let (pieces, ()) = within(async { tokio::join!(asked, scripted) }).await;
+    assert!(pieces.len() == 1 && pieces[0].len() == SIZE && pieces[0].starts_with(b"beginx"));
+    assert!(connection.settle(1));
+    assert_eq!(connection.read.capacity(), 0);
+
+    // What is whole already is given as it is, and one that breaks off is not.
+    let whole = exchange(&mut connection, &mut axon, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+    assert_eq!(whole.expect("an answer").1, b"{}");
+    let scripted = async {
+        read_request(&mut axon, 2).await;
+        axon.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").await.expect("half");
+        axon.shutdown().await.expect("an end");
+    };
+    let asked = async {
+        let (_, mut body) = connection.send(asking("{}")).await.expect("an answer");
+        connection.gather(&body);
+        loop {
+            match connection.next(&mut body).await {
+                Some(Ok(piece)) => assert!(piece.is_empty()),
+                end => return end,
+            }
+        }
+    };
+    let (end, ()) = within(async { tokio::join!(asked, scripted) }).await;
+    assert_eq!(end, Some(Err(CUT_OFF.into())));
+}
+
 // ---- any split of an answer into reads is the same answer
 
 /// What an answer was read as, however it came; `None` for a fault.

@@ -8,7 +8,7 @@
 //! the end of another. Sources: RFC 9112, sections 4 (status line), 5 (fields), 6 (framing), 9.3 (persistence).
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{Response, StatusCode, Version};
 use memchr::memchr;
@@ -80,10 +80,7 @@ impl Head {
     pub fn parse(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut lines = Lines { bytes, at: 0 };
         let (status, version) = lines.next().and_then(|line| status_line(bytes.get(line)?)).ok_or(NO_STATUS_LINE)?;
-        let (mut parts, ()) = Response::new(()).into_parts();
-        (parts.status, parts.version) = (status, version);
-        let headers = &mut parts.headers;
-        headers.reserve(FIELDS_USUAL);
+        let mut headers = HeaderMap::with_capacity(FIELDS_USUAL);
         let (mut length, mut chunked, mut persistence) = (None, false, Persistence::default());
         for line in lines {
             if line.is_empty() {
@@ -129,6 +126,8 @@ impl Head {
             && !matches!(body, Body::UntilEnd)
             && !doubtful
             && status != StatusCode::SWITCHING_PROTOCOLS;
+        let (mut parts, ()) = Response::new(()).into_parts();
+        (parts.status, parts.version, parts.headers) = (status, version, headers);
         Ok(Self { parts, body, keeps_connection })
     }
 }

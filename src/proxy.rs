@@ -36,7 +36,7 @@ use crate::gateway::{Gateway, Phase};
 use crate::local::{self, Readiness};
 use crate::observation::{Decided, Observation};
 use crate::pipeline::{self, Admitted, Arrival, BodySource, Stop};
-use crate::reply::{self, Answer, Common, HeadText, milliseconds, timestamp};
+use crate::reply::{self, Answer, Common, HeadText, Second, milliseconds};
 use crate::request::Head;
 use crate::request::route::Endpoint;
 use crate::snapshot::Snapshot;
@@ -85,12 +85,12 @@ impl Proxy {
 
     /// Serves one request from arrival to its one observation.
     async fn serve(&self, visit: &mut Visit) {
-        let Visit { client, arrival } = visit;
+        let Visit { client, arrival, second } = visit;
         let metrics = &self.gateway.telemetry.metrics;
         let _counted = Counted::new(&metrics.in_flight);
         let endpoint = Endpoint::of(&arrival.head, arrival.snapshot.settings.observability.metrics.on_main);
         let mut observation = Observation::begin(&arrival.ids, Some(&arrival.head), endpoint, arrival.began);
-        let mut reply = Reply { gateway: &self.gateway, arrival, standing: Standing::default() };
+        let mut reply = Reply { gateway: &self.gateway, arrival, second, standing: Standing::default() };
 
         // A panic is a bug, and costs the one request that met it. The future is pinned where it stands: it is
         // large, and each wrapper that takes it by value would copy it.
@@ -123,6 +123,7 @@ impl Proxy {
 struct Reply<'a> {
     gateway: &'a Gateway,
     arrival: &'a Arrival,
+    second: &'a mut Second,
     standing: Standing,
 }
 
@@ -243,7 +244,7 @@ impl Reply<'_> {
         let now = self.gateway.clock.now();
         let added = Added {
             correlation_id: self.arrival.ids.correlation(),
-            timestamp: &timestamp(now),
+            timestamp: &self.second.of(now).timestamp(),
             reason: &decision.reason,
             decision_time_ms: &milliseconds(decision.took),
         };
@@ -350,7 +351,7 @@ impl Reply<'_> {
         if ending == Ending::Closed {
             client.close();
         }
-        let head = head.end(now, client.keeps());
+        let head = head.end(self.second.of(now), client.keeps());
         if exchange.is_whole() {
             // The connection goes back first, so that it is there when the client asks again.
             note.calls.push(exchange.finish(Outcome::Success, "passed through"));
@@ -439,7 +440,7 @@ impl Reply<'_> {
         }
         yield_now().await;
         let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
-        let head = head.end(now, client.keeps());
+        let head = head.end(self.second.of(now), client.keeps());
         if client.send(head, body, self.patience()).await { Ended::Sent(answer.status) } else { Ended::ClientLeft }
     }
 

@@ -1,7 +1,6 @@
 //! The only writer of answers that Orbit makes itself, and of the headers that every answer carries.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use arrayvec::ArrayString;
@@ -39,6 +38,34 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A short text that needs no allocation.
 pub type Short = ArrayString<32>;
+
+/// A second as answers tell it. Most answers of a connection tell the one that the answer before them told, so it is
+/// kept with the connection and written anew when it has passed.
+#[derive(Default)]
+pub struct Second {
+    unix: u64,
+    timestamp: Short,
+    date: Short,
+}
+
+impl Second {
+    /// The second of that moment.
+    pub fn of(&mut self, now: Moment) -> &Self {
+        if self.unix != now.unix_seconds() || self.date.is_empty() {
+            self.unix = now.unix_seconds();
+            self.timestamp = timestamp(now);
+            self.date.clear();
+            // Twenty-nine bytes until the year 9999.
+            let _ = write!(self.date, "{}", httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(self.unix)));
+        }
+        self
+    }
+
+    /// RFC 3339, UTC.
+    pub fn timestamp(&self) -> Short {
+        self.timestamp
+    }
+}
 
 /// RFC 3339, UTC, whole seconds.
 pub fn timestamp(now: Moment) -> Short {
@@ -158,11 +185,8 @@ impl HeadText {
     }
 
     /// Adds the last fields: when it is sent, and whether the connection goes on.
-    pub fn end(mut self, now: Moment, keep: bool) -> Vec<u8> {
-        let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_nanos(now.unix_nanos));
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.name("Date").0, "{date}");
-        self.line();
+    pub fn end(mut self, second: &Second, keep: bool) -> Vec<u8> {
+        self.field("Date", second.date.as_bytes());
         self.field("Connection", if keep { b"keep-alive" } else { b"close" });
         self.line();
         self.0

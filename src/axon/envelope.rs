@@ -31,7 +31,8 @@ pub struct Enveloped {
 /// `status` comes first and is Axon's if it sent a string, else `"success"`; then every member of Axon's
 /// in its order; `correlation_id`, `timestamp` and `governance` are always Orbit's.
 pub fn wrap(answer: &[u8], added: &Added<'_>) -> Option<Enveloped> {
-    let Members(members) = serde_json::from_slice(answer).ok()?;
+    // Looked at once as a whole, not string by string.
+    let Members(members) = serde_json::from_str(std::str::from_utf8(answer).ok()?).ok()?;
     let find = |name: &str| members.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.get());
     let status = find("status").filter(|value| value.starts_with('"')).unwrap_or("\"success\"");
     let message = find("message").and_then(|value| serde_json::from_str(value).ok());

@@ -32,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::observation::Observation;
 use crate::pipeline::Arrival;
 use crate::proxy::Proxy;
-use crate::reply::{Answer, Common};
+use crate::reply::{Answer, Common, Second};
 use crate::request::correlation::Ids;
 use crate::request::head::{Head, bad_line, end_of_head, has_bare_line_feed, overflow};
 use crate::request::route::Endpoint;
@@ -79,7 +79,7 @@ impl Edge {
             return Box::pin(self.refuse(&mut client, rejection, gateway.clock.now())).await;
         }
 
-        let mut visits = Visits::new();
+        let (mut visits, mut second) = (Visits::new(), Second::default());
         let told = pin!(async move {
             // An error means that the sender is gone, which is the end as well.
             let _ = shutdown.wait_for(|closing| *closing).await;
@@ -103,9 +103,9 @@ impl Edge {
             client.begin(head.framing(), head.keeps_connection());
             let ids = Ids::of(Some(&head), &*gateway.ids, began);
             let arrival = Arrival { head, ids, peer, began, snapshot: gateway.snapshot() };
-            let Some(visit) = visits.serve(&self.proxy, Visit { client, arrival }).await else { return };
+            let Some(visit) = visits.serve(&self.proxy, Visit { client, arrival, second }).await else { return };
             let arrival = visit.arrival;
-            client = visit.client;
+            (client, second) = (visit.client, visit.second);
             let whole = client.answer_whole();
             if whole && client.keeps() && (client.body_ended() || Box::pin(client.drain()).await) {
                 continue;
@@ -177,7 +177,7 @@ impl Edge {
         let ids = Ids::of(None, &*gateway.ids, began);
         let answer = Answer::rejection(&rejection, &ids, now);
         let common = Common { ids: &ids, standing: &Standing::default(), decision: None, now };
-        let head = answer.head(&common).end(now, false);
+        let head = answer.head(&common).end(Second::default().of(now), false);
         // A client that does not take its answer has none coming.
         client.send(head, answer.body, FAREWELL).await;
         let mut observation = Observation::begin(&ids, None, Endpoint::Other, began);

@@ -13,11 +13,13 @@ use pingora_proxy::{ProxyHttp, Session};
 use crate::edge::client::Client;
 use crate::pipeline::Arrival;
 use crate::proxy::Proxy;
+use crate::reply::Second;
 
 /// A request and the connection that it came on.
 pub struct Visit {
     pub client: Client,
     pub arrival: Arrival,
+    pub second: Second,
 }
 
 /// What the visits of one connection have in common.

@@ -200,7 +200,11 @@ impl Head {
 
     /// The values of all fields of that name (compared without case), in the order received.
     pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        // Most fields have a name of another length, and are passed over without a look at it.
+        let named = move |field: &&Field| {
+            field.name.len() == name.len() && slice(&self.bytes, field.name).eq_ignore_ascii_case(name)
+        };
+        self.fields.iter().filter(named).map(|field| slice(&self.bytes, field.value))
     }
 
     /// A field that may stand only once.
@@ -273,6 +277,10 @@ impl Span {
 
     fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
     }
 
     fn is_empty(self) -> bool {

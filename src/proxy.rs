@@ -351,7 +351,7 @@ impl Reply<'_> {
         if ending == Ending::Closed {
             client.close();
         }
-        let head = head.end(self.second.of(now), client.keeps());
+        let head = head.end(self.second.of(now), client.decide_keep());
         if exchange.is_whole() {
             // The connection goes back first, so that it is there when the client asks again.
             note.calls.push(exchange.finish(Outcome::Success, "passed through"));
@@ -440,7 +440,7 @@ impl Reply<'_> {
         }
         yield_now().await;
         let body = if self.arrival.head.method() == "HEAD" { Bytes::new() } else { answer.body };
-        let head = head.end(self.second.of(now), client.keeps());
+        let head = head.end(self.second.of(now), client.decide_keep());
         if client.send(head, body, self.patience()).await { Ended::Sent(answer.status) } else { Ended::ClientLeft }
     }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::harness::axon::{Axon, Gate};
 use crate::harness::axon2::{ANSWER, Asked, Axon2, Manners, Raw, reset_of, send};
 use crate::harness::check::{Kind, contract};
-use crate::harness::client::{Client, within};
+use crate::harness::client::{Client, request, within};
 use crate::harness::dns::Dns;
 use crate::harness::gateway::{BODY, Gateway, Setup, asking, dispatch};
 use crate::harness::secure::{Authority, Front, Speaks};
@@ -690,4 +690,35 @@ async fn many_clients_that_leave_do_not_wear_the_connection_out() {
     }
     asked.join_all().await;
     assert_eq!(axon.connections(), 1);
+}
+
+/// A client that has every byte of an answer may ask again, whatever Axon still has to say about its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_behind_a_whole_answer_is_answered_though_axon_ends_its_stream_late() {
+    let gate = Gate::new();
+    let hold = gate.clone();
+    let axon = Axon2::start(Manners::default(), move |mut asked| {
+        let hold = hold.clone();
+        async move {
+            let head = Head::builder().header("content-type", "application/octet-stream").header("content-length", 5);
+            let mut stream = asked.respond.send_response(head.body(()).expect("a head"), false).expect("a stream");
+            send(&mut stream, Bytes::from_static(b"hello"), false).await;
+            hold.pass().await;
+            send(&mut stream, Bytes::new(), true).await;
+        }
+    })
+    .await;
+    let gateway = before(&axon, HTTP2).start().await;
+    let mut client = asking(&gateway).await;
+    let answer = client.read_response().await;
+    assert_eq!((answer.status, answer.text(), answer.header("connection")), (200, "hello", Some("keep-alive")));
+    gate.reached(1).await;
+    const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(HEALTH).await;
+    // What is answered after it was sent is answered after it was heard.
+    for _ in 0..20 {
+        contract(&request(gateway.addr(), HEALTH).await, Kind::Healthy);
+    }
+    gate.release();
+    contract(&client.read_response().await, Kind::Healthy);
 }

@@ -119,7 +119,7 @@ impl Client {
 
     /// Takes the head of a request, the first `end` bytes that were read. Its body is what comes next.
     pub fn take_head(&mut self, end: usize) -> Bytes {
-        self.input.split_to(end.min(self.input.len())).freeze()
+        first(&mut self.input, end)
     }
 
     /// A request begins, with a body framed like that; `keep` is whether its client wants the connection again.
@@ -136,7 +136,7 @@ impl Client {
     pub fn body_here(&mut self, limit: u64) -> Option<Bytes> {
         match &mut self.body {
             Body::Bytes { left } if *left <= limit.min(self.input.len() as u64) => {
-                Some(self.input.split_to(std::mem::take(left) as usize).freeze())
+                Some(first(&mut self.input, std::mem::take(left) as usize))
             }
             Body::Bytes { .. } | Body::Chunks(_) => None,
         }
@@ -165,6 +165,8 @@ impl Client {
                     self.input.advance(self.input.len() - behind);
                     if audit.done() {
                         self.body = Body::Bytes { left: 0 };
+                        // Nothing is left in it, as a rule, and then it goes.
+                        drop(first(&mut self.input, 0));
                         return Ok(data.freeze());
                     }
                 }
@@ -216,10 +218,17 @@ impl Client {
         self.keep = false;
     }
 
-    /// Whether another request may follow. Not if its beginning is here already: what was sent ahead is not begun,
-    /// and the client repeats it elsewhere (RFC 9112, section 9.3.2).
+    /// Decides, for the head of an answer, whether another request may follow. Not if its beginning is here already:
+    /// what was sent ahead is not begun, and the client repeats it elsewhere (RFC 9112, section 9.3.2). Whoever was
+    /// told that it may is answered whatever it sends from then on, even before this end knows that the answer is whole.
+    pub fn decide_keep(&mut self) -> bool {
+        self.keep &= !self.is_ahead();
+        self.keep
+    }
+
+    /// Whether another request may follow.
     pub fn keeps(&self) -> bool {
-        self.keep && !self.is_ahead()
+        self.keep
     }
 
     /// Whether something came behind the request.
@@ -349,6 +358,11 @@ impl Client {
     }
 }
 
+/// The first `count` bytes that were read. The buffer goes with the last of them: what is left would hold all of it.
+fn first(input: &mut BytesMut, count: usize) -> Bytes {
+    if count >= input.len() { std::mem::take(input).freeze() } else { input.split_to(count).freeze() }
+}
+
 /// What stands before a part of a body.
 fn frame(ending: Ending, length: usize, out: &mut Vec<u8>) {
     if ending == Ending::Chunked {
@@ -385,4 +399,48 @@ async fn write_all(stream: &mut Stream, mut first: &[u8], mut second: &[u8]) -> 
         second.advance(written - of_first);
     }
     stream.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora_core::protocols::l4::stream::Stream as Tcp;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair() -> (Client, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let peer = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+        (Client::new(Box::new(Tcp::from(listener.accept().await.expect("accept").0))), peer)
+    }
+
+    const HEAD: &[u8] = b"a head";
+
+    /// Reads a head, and the body behind it.
+    async fn take(client: &mut Client, framing: Framing) -> (Bytes, Bytes) {
+        while client.input().len() < HEAD.len() {
+            assert_ne!(client.read().await.expect("a head"), 0);
+        }
+        let head = client.take_head(HEAD.len());
+        client.begin(framing, true);
+        (head, client.body(u64::MAX).await.expect("a body"))
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_held_by_nobody_else() {
+        let large = vec![b'x'; 4 * READ_BYTES_MAX];
+        for (framing, body) in [
+            (Framing::None, &b""[..]),
+            (Framing::Length(4), b"body"),
+            (Framing::Length(large.len() as u64), &large),
+            (Framing::Chunked, b"4\r\nbody\r\n0\r\n\r\n"),
+        ] {
+            let (mut client, mut peer) = pair().await;
+            let sending = async { peer.write_all(&[HEAD, body].concat()).await.expect("sent") };
+            let ((head, body), ()) = tokio::join!(take(&mut client, framing), sending);
+            assert_eq!((&*head, client.input.capacity()), (HEAD, 0), "{framing:?}");
+            drop(body);
+            assert!(head.is_unique(), "{framing:?}");
+        }
+    }
 }

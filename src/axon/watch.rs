@@ -139,8 +139,12 @@ async fn tend(upstream: Weak<Upstream>, backend: Arc<Backend>, world: World) {
                 pace = pace.min(health.interval);
             }
             None if first || matches!(backend.condition().state(), State::Unreachable | State::Unhealthy) => {
+                let before = backend.condition().state();
                 let seen = probe::look(&backend, bounds, now).await;
-                upstream.looked_at(&backend, &seen, world.clock.now().ticks);
+                // What a request found out meanwhile is newer.
+                if backend.condition().state() == before {
+                    upstream.looked_at(&backend, &seen, world.clock.now().ticks);
+                }
             }
             None => {}
         }

@@ -34,7 +34,7 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Moment;
 }
 
-/// The machine's clocks. The wall clock is read every [`WALL_NANOS`] only, and goes with the monotonic one between:
+/// The machine's clocks. The wall clock is read every `WALL_NANOS` only, and goes with the monotonic one between:
 /// reading one clock instead of two is worth it some ten times per request.
 pub struct SystemClock {
     start: Instant,

@@ -104,7 +104,7 @@ pub struct Backend {
 
 impl Backend {
     /// `label` is what logs and metrics call it, `authority` the value of `Host`, `since` as for
-    /// [`Condition::new`].
+    /// `Condition::new`.
     ///
     /// # Errors
     /// One line for the operator when the authority cannot stand in a header.
@@ -232,7 +232,7 @@ impl Backend {
     }
 
     /// Counts an exchange for as long as the result lives. `trial`: it is the one that
-    /// [`Condition::begin_trial`] allowed.
+    /// `Condition::begin_trial` allowed.
     pub fn occupy(self: &Arc<Self>, now: u64, trial: bool) -> Occupied {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.heard_at.store(now, Ordering::Relaxed);

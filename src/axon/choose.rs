@@ -29,7 +29,7 @@ pub struct Member {
     pub weight: u8,
 }
 
-/// The backends of an upstream at one moment; at most [`BACKENDS_MAX`].
+/// The backends of an upstream at one moment; at most `BACKENDS_MAX`.
 pub struct Backends {
     members: Vec<Member>,
     /// Smooth weighted round robin's state, by member: how much each is owed.
@@ -114,7 +114,7 @@ struct Candidate<'a> {
 type Candidates<'a> = ArrayVec<Candidate<'a>, BACKENDS_MAX>;
 
 impl Backends {
-    /// Members beyond [`BACKENDS_MAX`] are left out.
+    /// Members beyond `BACKENDS_MAX` are left out.
     pub fn new(mut members: Vec<Member>) -> Self {
         members.truncate(BACKENDS_MAX);
         let owed = members.iter().map(|_| 0).collect();

@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 13] = [
 ];
 /// The only modules that name Pingora; `limit` uses its counting structure and `axon` its view of a socket, which
 /// are no proxy.
-const PINGORA: [&str; 6] = ["reply", "proxy", "edge", "gateway", "limit", "axon"];
+const PINGORA: [&str; 5] = ["proxy", "edge", "gateway", "limit", "axon"];
 /// Modules that stand in one row because they are one idea.
 const TOGETHER: [[&str; 2]; 12] = [
     ["snapshot::settings", "snapshot::keys"],

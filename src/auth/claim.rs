@@ -22,7 +22,7 @@ use memchr::memchr;
 use super::query::Parameters;
 use super::{Issue, refuse};
 use crate::error::Rejection;
-use crate::request::head::{FIELDS_MAX, Head, One, is_token};
+use crate::request::head::{FIELDS_MAX, Head, One, is_token, trim_blanks};
 
 /// The one algorithm that is verified.
 pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -233,14 +233,6 @@ fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
         rest = behind;
         Some(piece)
     })
-}
-
-/// Without spaces and tabs at both ends; `trim_ascii` would take line ends too.
-fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
-        bytes = rest;
-    }
-    bytes
 }
 
 #[cfg(test)]

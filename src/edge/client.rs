@@ -4,7 +4,7 @@
 //! and body come together, an answer one write where it is whole; between two requests no buffer is held.
 
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pingora_core::protocols::Stream;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::request::chunks::{ChunkAudit, Sloppy};
+use crate::request::flow::{first, poll_write_both};
 use crate::request::head::Framing;
 
 /// First read of a request; heads fit, and most bodies with them.
@@ -274,32 +275,23 @@ impl Client {
     }
 
     /// Sends a finished head and the first parts of its body.
-    pub async fn send_begin(&mut self, mut head: Vec<u8>, parts: &[Bytes], ending: Ending, patience: Duration) -> bool {
+    pub async fn send_begin(&mut self, head: Vec<u8>, parts: &[Bytes], ending: Ending, patience: Duration) -> bool {
         (self.answer, self.ending) = (Progress::Begun, ending);
-        let mut parts = parts.iter().filter(|part| !part.is_empty() && ending != Ending::None);
-        let mut large = None;
-        for part in &mut parts {
-            if head.len() + part.len() > TOGETHER_BYTES_MAX {
-                large = Some(part);
-                break;
+        // What is written next: the head, small parts behind it, and what frames the parts.
+        let mut next = head;
+        for part in parts.iter().filter(|part| !part.is_empty() && ending != Ending::None) {
+            frame(ending, part.len(), &mut next);
+            if next.len() + part.len() <= TOGETHER_BYTES_MAX {
+                next.extend_from_slice(part);
+            } else {
+                if !self.write(&next, part, patience).await {
+                    return false;
+                }
+                next.clear();
             }
-            frame(ending, part.len(), &mut head);
-            head.extend_from_slice(part);
-            frame_end(ending, &mut head);
+            frame_end(ending, &mut next);
         }
-        let Some(large) = large else { return head.is_empty() || self.write(&head, &[], patience).await };
-        frame(ending, large.len(), &mut head);
-        // The tail of a frame goes with what comes next.
-        let mut sent = self.write(&head, large, patience).await;
-        let mut tail = Vec::new();
-        frame_end(ending, &mut tail);
-        for part in parts {
-            frame(ending, part.len(), &mut tail);
-            sent = sent && self.write(&tail, part, patience).await;
-            tail.clear();
-            frame_end(ending, &mut tail);
-        }
-        sent && (tail.is_empty() || self.write(&tail, &[], patience).await)
+        next.is_empty() || self.write(&next, &[], patience).await
     }
 
     /// Sends the next part of a body.
@@ -358,11 +350,6 @@ impl Client {
     }
 }
 
-/// The first `count` bytes that were read. The buffer goes with the last of them: what is left would hold all of it.
-fn first(input: &mut BytesMut, count: usize) -> Bytes {
-    if count >= input.len() { std::mem::take(input).freeze() } else { input.split_to(count).freeze() }
-}
-
 /// What stands before a part of a body.
 fn frame(ending: Ending, length: usize, out: &mut Vec<u8>) {
     if ending == Ending::Chunked {
@@ -382,18 +369,7 @@ fn frame_end(ending: Ending, out: &mut Vec<u8>) {
 /// Writes both, in one call of the system where it takes so much, and flushes.
 async fn write_all(stream: &mut Stream, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
     while !first.is_empty() || !second.is_empty() {
-        let written = poll_fn(|cx| {
-            let stream = Pin::new(&mut *stream);
-            match (first.is_empty(), second.is_empty()) {
-                (false, true) => stream.poll_write(cx, first),
-                (true, _) => stream.poll_write(cx, second),
-                (false, false) => stream.poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)]),
-            }
-        })
-        .await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
+        let written = poll_fn(|cx| poll_write_both(Pin::new(&mut *stream), cx, first, second)).await?;
         let of_first = written.min(first.len());
         first.advance(of_first);
         second.advance(written - of_first);

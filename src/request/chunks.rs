@@ -1,8 +1,7 @@
 //! Chunked framing, checked byte for byte as it passes: of a client's body, and of Axon's.
 //!
-//! Pingora's reader forgives white space round sizes and bounds extensions only loosely; what two parsers
-//! read differently is how requests are smuggled, so sloppy framing is refused before Pingora sees it. The
-//! same framing from Axon would leave its connection in doubt.
+//! What two parsers read differently is how requests are smuggled, so sloppy framing is refused: white space
+//! round sizes, for example, which Pingora's reader forgives. From Axon it would leave a connection in doubt.
 //! Source: RFC 9112, section 7.1. Extensions are legal and ignored, trailers are legal and dropped, both
 //! within a bound.
 
@@ -68,15 +67,11 @@ impl ChunkAudit {
         self.at == At::Done
     }
 
-    /// Checks the next bytes and says how many of them are behind the end of the body; those are not looked at.
+    /// Checks the next bytes, hands out the data between the framing, and says how many bytes are behind the end of
+    /// the body; those are not looked at.
     ///
     /// # Errors
     /// [`Sloppy`] at the first byte that is not strictly well formed.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Sloppy> {
-        self.follow(bytes, |_| {})
-    }
-
-    /// [`feed`](Self::feed), which also hands out the data between the framing.
     pub fn follow(&mut self, mut bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Sloppy> {
         while !bytes.is_empty() && !self.done() {
             let part = self.next(bytes)?;
@@ -175,9 +170,9 @@ mod tests {
     /// Fed whole and byte by byte; both must agree.
     fn feed(body: &[u8]) -> Result<bool, Sloppy> {
         let mut whole = ChunkAudit::new();
-        let verdict = whole.feed(body).map(|_| whole.done());
+        let verdict = whole.follow(body, |_| {}).map(|_| whole.done());
         let mut single = ChunkAudit::new();
-        let bytewise = body.iter().try_for_each(|b| single.feed(&[*b]).map(drop)).map(|()| single.done());
+        let bytewise = body.iter().try_for_each(|b| single.follow(&[*b], |_| {}).map(drop)).map(|()| single.done());
         assert_eq!(verdict, bytewise, "{:?}", String::from_utf8_lossy(body));
         verdict
     }
@@ -196,7 +191,7 @@ mod tests {
             assert_eq!(feed(body.as_bytes()), Ok(true), "{body:?}");
         }
         assert_eq!(feed(b"5\r\nhel"), Ok(false));
-        assert_eq!(ChunkAudit::new().feed(b"1\r\nx\r\n0\r\n\r\nGET /"), Ok(5));
+        assert_eq!(ChunkAudit::new().follow(b"1\r\nx\r\n0\r\n\r\nGET /", |_| {}), Ok(5));
     }
 
     #[test]

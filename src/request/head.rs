@@ -450,8 +450,16 @@ fn is_authority(host: &[u8]) -> bool {
         && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b))
 }
 
+/// Without spaces and tabs at both ends; `trim_ascii` would take line ends too.
+pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// Plain digits, at most 18 of them so that no sum of lengths can overflow.
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

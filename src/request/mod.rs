@@ -4,6 +4,7 @@ pub mod chunks;
 pub mod client;
 pub mod correlation;
 pub mod dispatch;
+pub mod flow;
 pub mod head;
 pub mod route;
 

@@ -6,6 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::request::chunks::{ChunkAudit, Sloppy};
+use crate::request::flow::first;
 
 /// How far the body still goes.
 #[derive(Debug)]
@@ -101,12 +102,6 @@ impl Body {
         }
         ends
     }
-}
-
-/// The first `count` bytes, or all if there are fewer.
-fn first(read: &mut BytesMut, count: usize) -> Bytes {
-    // To be given the last bytes of a buffer spares it a count of who holds it.
-    if count >= read.len() { std::mem::take(read).freeze() } else { read.split_to(count).freeze() }
 }
 
 #[cfg(test)]

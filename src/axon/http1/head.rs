@@ -15,7 +15,7 @@ use memchr::memchr;
 
 use crate::axon::http1::body::Body;
 use crate::axon::wire::{ANSWER_FIELDS_MAX, ANSWER_HEAD_BYTES_MAX};
-use crate::request::head::is_value;
+use crate::request::head::{decimal, is_value, trim_blanks};
 
 /// A head, and what it means for what comes after it.
 pub struct Head {
@@ -194,25 +194,9 @@ fn field(bytes: &Bytes, line: std::ops::Range<usize>) -> Result<(HeaderName, Hea
         .and_then(|colon| Some((text.get(..colon)?, text.get(colon + 1..)?)))
         .ok_or(Malformed("a line of its head has no colon"))?;
     let name = HeaderName::from_bytes(name).map_err(|_| Malformed("the name of a header field is no token"))?;
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(trimmed(value)))
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(trim_blanks(value)))
         .map_err(|_| Malformed("a header field holds a control character"))?;
     Ok((name, value))
-}
-
-/// Without the blanks round it; other white space is none here.
-fn trimmed(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// Plain digits, at most 18 of them so that no sum can overflow.
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0')))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A request on its way out: its head and a small body in one buffer, which one write sends; a large body
 //! behind it as it is.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,6 +10,7 @@ use tokio::io::AsyncWrite;
 
 use crate::axon::asking::Asking;
 use crate::axon::stream::Stream;
+use crate::request::flow::poll_write_both;
 
 /// What of a request is not sent yet.
 #[derive(Debug, Default)]
@@ -42,18 +43,10 @@ impl Upload {
         let mut stream = Pin::new(stream);
         loop {
             let head = self.head.get(self.sent..).unwrap_or_default();
-            let sent = match (head.is_empty(), self.body.is_empty()) {
-                (true, true) => break,
-                (true, false) => ready!(stream.as_mut().poll_write(cx, &self.body))?,
-                (false, true) => ready!(stream.as_mut().poll_write(cx, head))?,
-                (false, false) => {
-                    let both = [IoSlice::new(head), IoSlice::new(&self.body)];
-                    ready!(stream.as_mut().poll_write_vectored(cx, &both))?
-                }
-            };
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            if head.is_empty() && self.body.is_empty() {
+                break;
             }
+            let sent = ready!(poll_write_both(stream.as_mut(), cx, head, &self.body))?;
             let of_head = sent.min(head.len());
             self.sent += of_head;
             self.body.advance(sent - of_head);

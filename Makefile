@@ -25,6 +25,7 @@ lint: build-tools ## Formatting, clippy, rustdoc; advisories if cargo-deny is in
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check advisories; \
 	else echo "cargo-deny is not installed: advisories are not checked"; fi

@@ -33,6 +33,7 @@ pub mod clock;
 pub mod config;
 pub mod edge;
 pub mod error;
+pub mod flow;
 pub mod gate;
 pub mod gateway;
 pub mod governance;

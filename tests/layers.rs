@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// The layers from the bottom up. A module may import what stands in an earlier row.
 const LAYERS: [&[&str]; 13] = [
-    &["clock", "config", "error"],
+    &["clock", "config", "error", "flow"],
     &["request"],
     // What the operator wrote is plain data that everything above may read.
     &["snapshot::settings", "snapshot::keys", "snapshot::policies", "governance::model"],
@@ -70,6 +70,35 @@ fn names_pingora(text: &str) -> bool {
     let path = |line: &str| line.contains("pingora::") || line.contains("pingora_") && line.contains("::");
     // The command line names Pingora's log targets, which is no import.
     code(text).any(|line| path(line) && !line.contains('"'))
+}
+
+/// `fuzz/` compiles some modules into a crate of its own, which depends on less.
+#[test]
+fn what_the_fuzzers_compile_names_only_crates_that_they_have() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let theirs = dependencies(&read("fuzz/Cargo.toml"));
+    let missing: Vec<String> =
+        dependencies(&read("Cargo.toml")).into_iter().filter(|name| !theirs.contains(name)).collect();
+    assert!(missing.iter().any(|name| name == "tokio"), "{missing:?}");
+    let fuzzed = read("fuzz/src/lib.rs");
+    let fuzzed: Vec<&str> = fuzzed.lines().filter_map(|line| line.strip_prefix("#[path = \"../../src/")).collect();
+    assert!(!fuzzed.is_empty());
+    let mut named = Vec::new();
+    for (_, file, text) in sources() {
+        if fuzzed.iter().any(|path| file.split("::").next() == path.split(['/', '.']).next()) {
+            let missing = missing.iter().filter(|name| code(&text).any(|line| line.contains(&format!("{name}::"))));
+            named.extend(missing.map(|name| format!("{file}: {name}")));
+        }
+    }
+    assert!(named.is_empty(), "not in fuzz/Cargo.toml: {named:?}");
+}
+
+/// The crates below `[dependencies]`, as code spells them.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let from = manifest.split("[dependencies]\n").nth(1).unwrap();
+    let lines = from.lines().take_while(|line| !line.starts_with('['));
+    lines.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.replace('-', "_")).collect()
 }
 
 /// Module, file and text of every source file; unit tests may import what they like.

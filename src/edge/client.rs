@@ -15,8 +15,8 @@ use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
+use crate::flow::{first, poll_write_both};
 use crate::request::chunks::{ChunkAudit, Sloppy};
-use crate::request::flow::{first, poll_write_both};
 use crate::request::head::Framing;
 
 /// First read of a request; heads fit, and most bodies with them.

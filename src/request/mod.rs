@@ -4,7 +4,6 @@ pub mod chunks;
 pub mod client;
 pub mod correlation;
 pub mod dispatch;
-pub mod flow;
 pub mod head;
 pub mod route;
 

@@ -5,8 +5,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::flow::first;
 use crate::request::chunks::{ChunkAudit, Sloppy};
-use crate::request::flow::first;
 
 /// How far the body still goes.
 #[derive(Debug)]

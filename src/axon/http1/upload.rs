@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 
 use crate::axon::asking::Asking;
 use crate::axon::stream::Stream;
-use crate::request::flow::poll_write_both;
+use crate::flow::poll_write_both;
 
 /// What of a request is not sent yet.
 #[derive(Debug, Default)]

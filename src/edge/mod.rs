@@ -6,13 +6,15 @@
 //! can read differently; and it answers what it cannot parse in its own words. All three end here.
 
 pub(crate) mod client;
+mod turns;
 pub(crate) mod visit;
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +27,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::clock::Moment;
 use crate::edge::client::Client;
+use crate::edge::turns::Turns;
 use crate::edge::visit::{Visit, Visits};
 use crate::error::{Code, Rejection};
 use crate::gate::Standing;
@@ -45,6 +48,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Edge {
     gateway: Arc<Gateway>,
     proxy: Proxy,
+    turns: Turns,
     /// Pingora holds the edge once for its listeners and once for every accepted connection, also for one
     /// that no thread has come to yet; a drain waits for all of them.
     _waited_for: TaskTrackerToken,
@@ -63,7 +67,7 @@ enum Next {
 impl Edge {
     pub fn new(gateway: Arc<Gateway>, proxy: Proxy) -> Self {
         let waited_for = gateway.connections.token();
-        Self { gateway, proxy, _waited_for: waited_for }
+        Self { gateway, proxy, turns: Turns::default(), _waited_for: waited_for }
     }
 
     async fn serve(&self, stream: Stream, mut shutdown: ShutdownWatch) {
@@ -133,7 +137,7 @@ impl Edge {
         };
         if client.input().is_empty() {
             let patience = if first { header_timeout } else { idle_timeout };
-            match waiting.read(client, patience, if first { FAREWELL } else { Duration::ZERO }).await {
+            match waiting.read(client, &self.turns, patience, if first { FAREWELL } else { Duration::ZERO }).await {
                 Waited::Read => {}
                 Waited::Late if first => {
                     let began = self.gateway.clock.now();
@@ -208,13 +212,17 @@ enum Waited {
 impl<F: Future<Output = ()>> Waiting<'_, F> {
     /// Once listeners are told to close, it lasts for `grace` at most: who has just connected was accepted, and gets
     /// a moment to say what for.
-    async fn read(&mut self, client: &mut Client, patience: Duration, grace: Duration) -> Waited {
+    async fn read(&mut self, client: &mut Client, turns: &Turns, patience: Duration, grace: Duration) -> Waited {
         let mut until = Instant::now() + patience;
         if self.timer.deadline() > until {
             self.timer.as_mut().reset(until);
         }
-        let mut in_grace = false;
+        let (mut in_grace, mut is_woken, mut place) = (false, false, None);
         poll_fn(|cx| {
+            // Woken for a request, as a rule. Other reasons can wait as long.
+            if mem::replace(&mut is_woken, true) {
+                ready!(turns.poll_begin(&mut place, cx));
+            }
             if let Poll::Ready(read) = client.poll_read(cx) {
                 return Poll::Ready(if matches!(read, Ok(1..)) { Waited::Read } else { Waited::Ended });
             }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use aws_sigv4::sign::v4::calculate_signature;
+use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -109,7 +109,7 @@ struct Open {
 /// What the hash of a canonical request is compared through.
 struct Seal {
     stamp: Stamp,
-    signature: [u8; 64],
+    signature: [u8; 32],
     candidates: ArrayVec<Candidate, KEYS_PER_ID_MAX>,
 }
 
@@ -154,7 +154,7 @@ pub fn claim(head: &Head, rules: &Rules, keyring: &Keyring, now: Moment) -> Resu
     let keys = usable_keys(access_key_id, keyring, now)?;
     let candidate =
         |key: &Arc<Key>| Candidate { key: key.clone(), signing_key: key.signing_key(&stamp, region, service) };
-    let seal = Seal { stamp, signature: *parts.signature, candidates: keys.into_iter().map(candidate).collect() };
+    let seal = Seal { stamp, signature: unhex(parts.signature), candidates: keys.into_iter().map(candidate).collect() };
 
     let mut buffer = Vec::with_capacity(canonical.size_hint());
     let mut hash = |form: Form| {
@@ -226,10 +226,8 @@ impl Seal {
     fn holders(&self, canonical: Sha256, payload: &[u8]) -> Keys<'_> {
         let hash = hex(&canonical.chain_update(payload).finalize());
         let holds = |candidate: &&Candidate| {
-            let to_sign = string_to_sign(&self.stamp, candidate.signing_key.scope(), &hash);
-            // Measured 0.1 µs above `hmac` used directly, of 2.4 µs in all: not worth a second implementation.
-            let expected = calculate_signature(candidate.signing_key.key(), &to_sign);
-            bool::from(expected.as_bytes().ct_eq(&self.signature))
+            let key = &candidate.signing_key;
+            is_signature(&self.signature, key.mac(), string_to_sign(self.stamp.text(), key.scope(), &hash))
         };
         self.candidates.iter().filter(holds).map(|candidate| &candidate.key).collect()
     }
@@ -239,15 +237,17 @@ impl Seal {
     }
 }
 
-/// The string to sign: algorithm, instant, scope and the canonical request's hash in hexadecimal.
-pub fn string_to_sign(stamp: &Stamp, scope: &str, hash: &[u8; 64]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ALGORITHM.len() + stamp.text().len() + scope.len() + hash.len() + 3);
-    for line in [ALGORITHM.as_bytes(), stamp.text(), scope.as_bytes()] {
-        out.extend_from_slice(line);
-        out.push(b'\n');
+/// The string to sign, in parts: algorithm, instant, scope and the canonical request's hash in hexadecimal.
+pub fn string_to_sign<'a>(stamp: &'a [u8], scope: &'a str, hash: &'a [u8; 64]) -> [&'a [u8]; 7] {
+    [ALGORITHM.as_bytes(), b"\n", stamp, b"\n", scope.as_bytes(), b"\n", hash]
+}
+
+/// Whether this is the signature that a signing key makes of a string to sign; compared in constant time.
+pub(super) fn is_signature(signature: &[u8; 32], mut mac: Hmac<Sha256>, to_sign: [&[u8]; 7]) -> bool {
+    for part in to_sign {
+        mac.update(part);
     }
-    out.extend_from_slice(hash);
-    out
+    mac.verify_slice(signature).is_ok()
 }
 
 /// What `x-amz-content-sha256` says about the body.
@@ -457,6 +457,18 @@ pub(super) fn hex(digest: &[u8]) -> [u8; 64] {
         let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
         if let [high, low] = pair {
             (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
+    }
+    out
+}
+
+/// The bytes that these digits are.
+pub(super) fn unhex(text: &[u8; 64]) -> [u8; 32] {
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
+    let mut out = [0; 32];
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        if let [high, low] = pair {
+            *byte = digit(*high) << 4 | digit(*low);
         }
     }
     out

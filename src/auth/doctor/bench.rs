@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use aws_sigv4::sign::v4::calculate_signature;
+use hmac::Mac;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{Audience, CALLER_BODY_BYTES_MAX, Consultation};
 use crate::auth::canonical::Canonical;
-use crate::auth::claim::{ALGORITHM, Parts, hex64};
-use crate::auth::keyring::{Key, Keyring};
+use crate::auth::claim::{Parts, hex64};
+use crate::auth::keyring::{Key, Keyring, hmac};
 use crate::auth::stamp::Stamp;
-use crate::auth::verify::{Rules, hex};
+use crate::auth::verify::{Rules, hex, is_signature, string_to_sign, unhex};
 use crate::request::Head;
 
 /// The other keys of a configuration that are looked at.
@@ -352,7 +351,8 @@ impl<'a> Bench<'a> {
             parts
                 .iter()
                 .fold((first, Zeroizing::new([0; 32])), |(key, _), part| {
-                    let next = hmac(&key, part);
+                    let next: Zeroizing<[u8; 32]> =
+                        Zeroizing::new(hmac(&key).chain_update(part).finalize().into_bytes().into());
                     (Zeroizing::new(next.to_vec()), next)
                 })
                 .1
@@ -389,8 +389,7 @@ impl<'a> Bench<'a> {
     }
 
     fn is_signature(&self, key: &[u8; 32], stamp: &[u8], scope: &str, hash: &[u8; 64]) -> bool {
-        let to_sign = [ALGORITHM.as_bytes(), stamp, scope.as_bytes(), hash].join(&b'\n');
-        calculate_signature(key, &to_sign).as_bytes().ct_eq(self.case.parts.signature).into()
+        is_signature(&unhex(self.case.parts.signature), hmac(key), string_to_sign(stamp, scope, hash))
     }
 
     fn afford(&mut self, hmacs: u32) -> bool {
@@ -425,17 +424,4 @@ pub(super) fn scope(day: &[u8], region: &str, service: &str) -> String {
 pub(super) fn basic(unix_seconds: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(unix_seconds);
     humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
-}
-
-/// HMAC-SHA256 by AWS's own primitive, which writes it in hexadecimal.
-fn hmac(key: &[u8], message: &[u8]) -> Zeroizing<[u8; 32]> {
-    let text = Zeroizing::new(calculate_signature(key, message));
-    let mut out = Zeroizing::new([0; 32]);
-    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
-    for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        if let [high, low] = pair {
-            *byte = digit(*high) << 4 | digit(*low);
-        }
-    }
-    out
 }

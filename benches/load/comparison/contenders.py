@@ -1,10 +1,11 @@
-"""The proxies, each one worker on one core in front of one Axon, and how each is started.
+"""The proxies, each one worker on one core in front of one Axon unless it says otherwise, and how each is started.
 
 Every one is configured as a careful operator would: connections to Axon are kept, logs are buffered, no body is spooled
 to disk, and descriptors and connections suffice for what the scenarios ask. Rates are never reached.
 """
 
 import collections
+import functools
 import json
 import os
 
@@ -19,9 +20,9 @@ Contender = collections.namedtuple("Contender", "name start verifies", defaults=
 CONNECTIONS = 16384
 
 
-def pingora(program, *arguments):
+def pingora(program, *arguments, workers=1):
     return lambda bench, axon: bench.announced(
-        program, [machine.program(program), "--axon", axon, *arguments], machine.PROXY_CORE
+        program, [machine.program(program), "--axon", axon, *arguments], machine.proxy_cores(workers)
     )
 
 
@@ -31,8 +32,8 @@ def pingora(program, *arguments):
 UPSTREAM = "keepalive 1024; keepalive_requests 100000000;"
 
 
-def nginx(bench, axon):
-    return start_nginx(bench, f"server {axon}; {UPSTREAM}")
+def nginx(bench, axon, workers=1):
+    return start_nginx(bench, f"server {axon}; {UPSTREAM}", name=f"nginx-{workers}", workers=workers)
 
 
 def nginx_stack(bench, axon):
@@ -77,8 +78,8 @@ def nginx_stack(bench, axon):
     return proxy
 
 
-def start_nginx(bench, upstream, location="", server="", http="access_log off;", name="nginx"):
-    """One worker in front of the servers that `upstream` names."""
+def start_nginx(bench, upstream, location="", server="", http="access_log off;", name="nginx", workers=1):
+    """Workers in front of the servers that `upstream` names."""
     port = machine.free_port()
     directory = bench.directory / name
     directory.mkdir()
@@ -88,7 +89,7 @@ def start_nginx(bench, upstream, location="", server="", http="access_log off;",
     # Bodies stay in memory, up as down: otherwise nginx spools them to disk, which the others never do.
     (directory / "nginx.conf").write_text(
         f"""daemon off;
-worker_processes 1;
+worker_processes {workers};
 {"user root;" if os.geteuid() == 0 else ""}
 pid {directory}/nginx.pid;
 error_log {directory}/error.log warn;
@@ -113,7 +114,7 @@ http {{
 """
     )
     command = [machine.system_program("nginx"), "-c", str(directory / "nginx.conf"), "-p", str(directory)]
-    return bench.listening(name, command, machine.PROXY_CORE, port)
+    return bench.listening(name, command, machine.proxy_cores(workers), port)
 
 
 # ---- HAProxy
@@ -221,12 +222,12 @@ LIMITS = {"per_ip": {"rate": "65535/s"}, "global": {"rate": "1000000/s"}, "gover
 NO_LIMITS = {"per_ip": "disabled", "global": "disabled", "governance": "disabled"}
 
 
-def orbit(name="orbit-full", limits=LIMITS, policies=100, log=True):
+def orbit(name="orbit-full", limits=LIMITS, policies=100, log=True, workers=1):
     """Everything on: signatures, all limits, 100 policies, the envelope, metrics, a text log. Or less."""
 
     def start(bench, axon):
         upstream = {"endpoints": [f"http://{axon}"], "sign": "disabled", "keepalive": 1024}
-        return start_orbit(bench, name, upstream, limits, policies, log)
+        return start_orbit(bench, name, upstream, limits, policies, log, workers)
 
     return start
 
@@ -234,8 +235,8 @@ def orbit(name="orbit-full", limits=LIMITS, policies=100, log=True):
 orbit_bare = orbit("orbit-bare", NO_LIMITS, 1, False)
 
 
-def start_orbit(bench, name, upstream, limits=LIMITS, count=100, log=True):
-    """One worker in front of `upstream`."""
+def start_orbit(bench, name, upstream, limits=LIMITS, count=100, log=True, workers=1):
+    """Workers in front of `upstream`."""
     directory = bench.directory / name
     directory.mkdir()
     (directory / "keys.yaml").write_text(
@@ -251,11 +252,11 @@ def start_orbit(bench, name, upstream, limits=LIMITS, count=100, log=True):
         "governance": {"policies": "policies.json"},
         "upstreams": {"axon": upstream},
         "observability": {"logs": {"format": "text", "level": "info", "requests": log}},
-        "runtime": {"threads": 1},
+        "runtime": {"threads": workers},
     }
     file = directory / "orbit.yaml"
     file.write_text(json.dumps(configuration, indent=2))  # JSON is YAML
-    return bench.announced(name, [machine.orbit(), "run", "-c", str(file)], machine.PROXY_CORE)
+    return bench.announced(name, [machine.orbit(), "run", "-c", str(file)], machine.proxy_cores(workers))
 
 
 def policies(count):
@@ -301,6 +302,14 @@ SETS = {
         Contender("Envoy", envoy),
         Contender(STOCK, pingora("pingora_stock")),
         Contender(ORBIT, orbit(), verifies=True),
+    ],
+    "workers": [
+        Contender(NGINX, nginx),
+        Contender(f"{NGINX}, two workers", functools.partial(nginx, workers=2)),
+        Contender(STOCK, pingora("pingora_stock")),
+        Contender(f"{STOCK}, two workers", pingora("pingora_stock", "--runtime", "stealing-2", workers=2)),
+        Contender(ORBIT, orbit(), verifies=True),
+        Contender(f"{ORBIT}, two workers", orbit("orbit-two", workers=2), verifies=True),
     ],
     # With `--bare`.
     "bare": [Contender("Orbit, limits and request log off", orbit_bare, verifies=True)],

@@ -17,7 +17,13 @@ HERE = pathlib.Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent
 CORES = [str(core) for core in sorted(os.sched_getaffinity(0))]
 PROXY_CORE, AXON_CORE, LOAD_CORE = (CORES[min(index, len(CORES) - 1)] for index in range(3))
+# A second worker has the fourth core, or where there is none, a share in the core of Axon and the load.
+SECOND_CORE = CORES[3] if len(CORES) > 3 else CORES[-1]
 START_SECONDS = 60  # under valgrind on a busy machine
+
+
+def proxy_cores(workers):
+    return {1: PROXY_CORE, 2: f"{PROXY_CORE},{SECOND_CORE}"}[workers]
 
 
 class Missing(Exception):

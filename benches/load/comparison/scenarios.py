@@ -79,6 +79,26 @@ def connections(asked):
         )
 
 
+WORKER_CONNECTIONS = (64, 1024)
+
+
+def workers(asked):
+    """What a request costs with one worker and with two."""
+    tables = []
+    with lineup(asked.contenders) as line:
+        dispatch = Dispatch(line.bench)
+        warm(line, dispatch, connections=max(WORKER_CONNECTIONS))
+        for count in WORKER_CONNECTIONS:
+            options = {"seconds": asked.seconds, "connections": count}
+            samples = interleaved(
+                asked.rounds, line.proxies, lambda name: line.measure(name, dispatch, **options)
+            )
+            tables += [f"### {count:,} connections\n", cpu_table(samples, line.missing)]
+    how = f"{asked.rounds} rounds of {asked.seconds} s, {SMALL}; a second worker runs on "
+    how += "a core of its own." if len(machine.CORES) > 3 else "the core of Axon and the load."
+    return section("One worker and two", how, *tables)
+
+
 # With as many rounds as `run` makes these are fewer than the ports there are to connect from.
 NEW_CONNECTIONS, NEW_AT_ONCE = 8000, 16
 
@@ -268,6 +288,7 @@ Scenario = collections.namedtuple("Scenario", "play rounds seconds set", default
 SCENARIOS = {
     "product": Scenario(product, 7, 2),
     "connections": Scenario(connections, 3, 1.5),
+    "workers": Scenario(workers, 5, 1.5, "workers"),
     "new-connections": Scenario(new_connections, 3, None),
     "bodies": Scenario(bodies, 3, 1),
     "rate": Scenario(rate, 3, 3),

@@ -1361,6 +1361,25 @@ async fn a_body_not_worth_reading_ends_the_connection_after_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_body_has_as_long_as_any_other() {
+    let unsigned = |bytes: usize| format!("POST /dispatch HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    let (_axon, gateway) = start_plain().await;
+    let mut client = Client::connect(gateway.addr()).await;
+    let body = padded(120);
+    let response = ask(&mut client, unsigned(body.len())).await;
+    contract(&response, Kind::Error("MISSING_AUTHORIZATION"));
+    assert_eq!(response.header("connection"), Some("keep-alive"));
+    assert_eq!(client.trickle(&body, 1, SLOWLY).await, body.len());
+    contract(&ask(&mut client, dispatch(&gateway).bytes()).await, Kind::Success);
+
+    let (_axon, gateway) = start("body_timeout: 100ms").await;
+    let mut client = Client::connect(gateway.addr()).await;
+    contract(&ask(&mut client, unsigned(body.len())).await, Kind::Error("MISSING_AUTHORIZATION"));
+    assert!(client.trickle(&body, 1, SLOWLY).await < body.len());
+    assert_eq!(client.closed().await, Ending::Finished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lives_as_long_as_the_client_asked_for() {
     let (_axon, gateway) = start_plain().await;
     let health =
@@ -1507,8 +1526,11 @@ async fn a_client_that_leaves_in_the_middle_of_its_request_leaves_nothing_behind
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_waits_for_what_is_in_flight() {
-    let (axon, gateway) = start_plain().await;
+    let (axon, gateway) = start("body_timeout: 1h").await;
     let gate = axon.hold();
+    let mut owing = Client::connect(gateway.addr()).await;
+    let response = ask(&mut owing, "POST /dispatch HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").await;
+    contract(&response, Kind::Error("MISSING_AUTHORIZATION"));
     let mut idle = Client::connect(gateway.addr()).await;
     contract(&ask(&mut idle, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await, Kind::Healthy);
     let mut busy = Client::connect(gateway.addr()).await;
@@ -1518,6 +1540,7 @@ async fn closing_waits_for_what_is_in_flight() {
     let orbit = gateway.orbit.clone();
     let closing = tokio::spawn(async move { orbit.close(PATIENCE).await });
     assert_eq!(idle.closed().await, Ending::Finished, "idle connections are closed at once");
+    assert_eq!(owing.closed().await, Ending::Finished, "and those that owe a body that nobody reads");
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }

@@ -31,9 +31,8 @@ const TOGETHER_BYTES_MAX: usize = 16 * 1024;
 const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes that a closing connection reads and throws away.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// Body bytes that are worth reading and throwing away to keep a connection, and how long they may take.
+/// Body bytes that are worth reading and throwing away to keep a connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// One client connection.
 pub struct Client {
@@ -206,12 +205,12 @@ impl Client {
         self.body_ended() || small && !expects_continue
     }
 
-    /// Throws away what is left of the body. Whether it came to its end in time.
-    pub async fn drain(&mut self) -> bool {
+    /// Throws away what is left of the body, which has `patience` to come. Whether it came to its end.
+    pub async fn drain(&mut self, patience: Duration) -> bool {
         if self.body_here(DRAIN_BYTES_MAX).is_some() {
             return true;
         }
-        matches!(timeout(DRAIN_TIME_MAX, self.body(DRAIN_BYTES_MAX)).await, Ok(Ok(_)))
+        matches!(timeout(patience, self.body(DRAIN_BYTES_MAX)).await, Ok(Ok(_)))
     }
 
     /// The connection ends with the answer that is next or under way.

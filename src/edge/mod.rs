@@ -111,7 +111,12 @@ impl Edge {
             let arrival = visit.arrival;
             (client, second) = (visit.client, visit.second);
             let whole = client.answer_whole();
-            if whole && client.keeps() && (client.body_ended() || Box::pin(client.drain()).await) {
+            // Who was told that the connection goes on has as long for a body that nobody reads as for any other.
+            let patience = arrival.snapshot.settings.listen.body_timeout;
+            if whole
+                && client.keeps()
+                && (client.body_ended() || Box::pin(waiting.unless_told(client.drain(patience))).await == Some(true))
+            {
                 continue;
             }
             // Who asked for the end and has been told it sends nothing more; who left is told nothing.
@@ -210,6 +215,21 @@ enum Waited {
 }
 
 impl<F: Future<Output = ()>> Waiting<'_, F> {
+    /// What `work` gives, or nothing once listeners are told to close.
+    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        if self.is_told {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.told.as_mut() => {
+                self.is_told = true;
+                None
+            }
+        }
+    }
+
     /// Once listeners are told to close, it lasts for `grace` at most: who has just connected was accepted, and gets
     /// a moment to say what for.
     async fn read(&mut self, client: &mut Client, turns: &Turns, patience: Duration, grace: Duration) -> Waited {

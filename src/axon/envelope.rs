@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::request::dispatch::Name;
+
 /// The members of a JSON object in their order, values untouched: numbers keep their digits.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -45,7 +47,15 @@ pub fn wrap(answer: &[u8], added: &Added<'_>) -> Option<Enveloped> {
             continue;
         }
         body.push(b',');
-        json_string(name, &mut body);
+        match name {
+            // Without escapes it is written as it was read.
+            Cow::Borrowed(name) => {
+                body.push(b'"');
+                body.extend_from_slice(name.as_bytes());
+                body.push(b'"');
+            }
+            Cow::Owned(name) => json_string(name, &mut body),
+        }
         body.push(b':');
         body.extend_from_slice(value.get().as_bytes());
     }
@@ -84,7 +94,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(8);
-                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                while let Some((Name(name), value)) = map.next_entry()? {
                     members.push((name, value));
                 }
                 Ok(Members(members))
@@ -92,33 +102,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
         }
 
         deserializer.deserialize_map(Object)
-    }
-}
-
-/// A member name, borrowed where it has no escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member name")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
-            }
-        }
-
-        deserializer.deserialize_str(Text)
     }
 }
 
@@ -157,6 +140,9 @@ mod tests {
 
     #[test]
     fn escaped_names_cannot_hide_a_member() {
+        let names = r#"{"a\"b":1,"c\\":2,"\u00e9":3,"é":4}"#;
+        let want = r#"{"status":"success","a\"b":1,"c\\":2,"é":3,"é":4,"#;
+        assert_eq!(wrapped(names), Some(format!("{want}{TAIL}")));
         assert_eq!(
             wrapped(r#"{"govern\u0061nce":{"allowed":false}}"#),
             Some(format!(r#"{{"status":"success",{TAIL}"#))

@@ -1003,6 +1003,58 @@ async fn one_connection_too_many_is_told_so_and_closed() {
     contract(&ask(&mut fourth, live).await, Kind::Live);
 }
 
+/// On one thread, which makes what this test yields for a turn of the gateway's event loop.
+#[tokio::test]
+async fn of_many_requests_that_are_there_at_once_32_begin_in_a_turn() {
+    const MANY: usize = 200;
+    let (axon, gateway) = start_plain().await;
+    let gate = axon.hold();
+    let raw = dispatch(&gateway).bytes();
+    let mut kept = Vec::new();
+    for _ in 0..MANY {
+        let mut client = Client::connect(gateway.addr()).await;
+        contract(&ask(&mut client, "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n").await, Kind::Live);
+        kept.push(client);
+    }
+    // Without a yield, so that all are there before the gateway sees the first.
+    tokio::task::unconstrained(async {
+        for client in &mut kept {
+            client.send(&raw).await;
+        }
+    })
+    .await;
+    all_begin(&gateway, 0, MANY).await;
+    let fresh: Vec<_> = (0..MANY)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(gateway.addr()).unwrap();
+            std::io::Write::write_all(&mut stream, &raw).unwrap();
+            stream
+        })
+        .collect();
+    all_begin(&gateway, MANY, MANY).await;
+    gate.release();
+    for client in &mut kept {
+        contract(&client.read_response().await, Kind::Success);
+    }
+    drop((kept, fresh));
+    at_rest(&gateway).await;
+}
+
+/// Waits until as many more requests have begun, and sees that no more than 32 do in one turn.
+async fn all_begin(gateway: &Gateway, before: usize, more: usize) {
+    let in_flight = || gateway.metric("orbit_in_flight_requests") as usize;
+    let mut begun = before;
+    within(async {
+        while begun < before + more {
+            tokio::task::yield_now().await;
+            let now = in_flight();
+            assert!(now - begun <= 32, "{begun} and then {now}");
+            begun = now;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_dispatch_too_many_is_told_so_and_may_try_again() {
     let (axon, gateway) = start("in_flight: 1").await;

@@ -462,7 +462,7 @@ pub(super) fn hex(digest: &[u8]) -> [u8; 64] {
     out
 }
 
-/// The bytes that these digits are.
+/// The bytes that these digits are, which [`hex64`] has let through.
 pub(super) fn unhex(text: &[u8; 64]) -> [u8; 32] {
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
     let mut out = [0; 32];

@@ -41,7 +41,7 @@ use crate::request::head::{Head, bad_line, end_of_head, has_bare_line_feed, over
 use crate::request::route::Endpoint;
 use crate::telemetry::metrics::Counted;
 
-/// How long the last answer of a connection may take to leave.
+/// How long the last answer of a connection may take to leave, and its first request to come once listeners close.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The application that Pingora's listeners hand connections to.
@@ -142,7 +142,7 @@ impl Edge {
         };
         if client.input().is_empty() {
             let patience = if first { header_timeout } else { idle_timeout };
-            match waiting.read(client, &self.turns, patience, if first { FAREWELL } else { Duration::ZERO }).await {
+            match waiting.read(client, &self.turns, patience, first).await {
                 Waited::Read => {}
                 Waited::Late if first => {
                     let began = self.gateway.clock.now();
@@ -230,17 +230,18 @@ impl<F: Future<Output = ()>> Waiting<'_, F> {
         }
     }
 
-    /// Once listeners are told to close, it lasts for `grace` at most: who has just connected was accepted, and gets
-    /// a moment to say what for.
-    async fn read(&mut self, client: &mut Client, turns: &Turns, patience: Duration, grace: Duration) -> Waited {
+    /// Once listeners are told to close, a `first` request has a moment to come, because its connection was accepted;
+    /// for others the wait is over.
+    async fn read(&mut self, client: &mut Client, turns: &Turns, patience: Duration, first: bool) -> Waited {
         let mut until = Instant::now() + patience;
         if self.timer.deadline() > until {
             self.timer.as_mut().reset(until);
         }
-        let (mut in_grace, mut is_woken, mut place) = (false, false, None);
+        let (mut in_grace, mut may_have_come, mut place) = (false, first, None);
         poll_fn(|cx| {
-            // Woken for a request, as a rule. Other reasons can wait as long.
-            if mem::replace(&mut is_woken, true) {
+            // What this task is woken for is a request, as a rule; other reasons can wait as long. Nor does a new
+            // connection pass those that are kept. Right behind an answer there is seldom anything yet.
+            if mem::replace(&mut may_have_come, true) {
                 ready!(turns.poll_begin(&mut place, cx));
             }
             if let Poll::Ready(read) = client.poll_read(cx) {
@@ -248,11 +249,11 @@ impl<F: Future<Output = ()>> Waiting<'_, F> {
             }
             self.is_told = self.is_told || self.told.as_mut().poll(cx).is_ready();
             if self.is_told && !in_grace {
-                if grace.is_zero() {
+                if !first {
                     return Poll::Ready(Waited::Ended);
                 }
                 in_grace = true;
-                until = until.min(Instant::now() + grace);
+                until = until.min(Instant::now() + FAREWELL);
                 self.timer.as_mut().reset(until);
             }
             while self.timer.as_mut().poll(cx).is_ready() {

@@ -283,7 +283,7 @@ def refusals(asked):
         return section("Refusals", how, table(heads, rows))
 
 
-# `run` takes those of the set "product"; the numbers are rounds and seconds unless the command line says otherwise.
+# `run` takes all but the last; the numbers are rounds and seconds unless the command line says otherwise.
 Scenario = collections.namedtuple("Scenario", "play rounds seconds set", defaults=["product"])
 SCENARIOS = {
     "product": Scenario(product, 7, 2),

@@ -96,6 +96,7 @@ impl Default for Worker {
 mod tests {
     use std::cell::Cell;
     use std::future::poll_fn;
+    use std::time::Duration;
 
     use futures_util::FutureExt;
 
@@ -103,7 +104,8 @@ mod tests {
 
     async fn begin(turns: &Turns) {
         let mut place = None;
-        poll_fn(|cx| turns.poll_begin(&mut place, cx)).await;
+        let begun = poll_fn(|cx| turns.poll_begin(&mut place, cx));
+        tokio::time::timeout(Duration::from_secs(10), begun).await.expect("its turn");
     }
 
     /// Lets all tasks come as far as they can in one turn.

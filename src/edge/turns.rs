@@ -153,7 +153,8 @@ mod tests {
         }
         let mut place = None;
         for _ in 0..3 {
-            poll_fn(|cx| Poll::Ready(assert!(turns.poll_begin(&mut place, cx).is_pending()))).await;
+            let asked = poll_fn(|cx| Poll::Ready(turns.poll_begin(&mut place, cx))).await;
+            assert!(asked.is_pending());
         }
         poll_fn(|cx| turns.poll_begin(&mut place, cx)).await;
     }

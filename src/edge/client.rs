@@ -205,12 +205,24 @@ impl Client {
         self.body_ended() || small && !expects_continue
     }
 
-    /// Throws away what is left of the body, which has `patience` to come. Whether it came to its end.
+    /// Throws away what is left of the body, which has `patience` to come; nothing of it is held meanwhile. Whether it
+    /// came to its end.
     pub async fn drain(&mut self, patience: Duration) -> bool {
-        if self.body_here(DRAIN_BYTES_MAX).is_some() {
-            return true;
-        }
-        matches!(timeout(patience, self.body(DRAIN_BYTES_MAX)).await, Ok(Ok(_)))
+        let thrown_away = async {
+            while let Body::Bytes { left } = &mut self.body {
+                let here = self.input.len().min(*left as usize);
+                *left -= here as u64;
+                drop(first(&mut self.input, here));
+                if self.body_ended() {
+                    return true;
+                }
+                if !matches!(self.read().await, Ok(1..)) {
+                    break;
+                }
+            }
+            false
+        };
+        timeout(patience, thrown_away).await.unwrap_or(false)
     }
 
     /// The connection ends with the answer that is next or under way.
@@ -399,6 +411,19 @@ mod tests {
         let head = client.take_head(HEAD.len());
         client.begin(framing, true);
         (head, client.body(u64::MAX).await.expect("a body"))
+    }
+
+    #[tokio::test]
+    async fn what_is_thrown_away_is_held_by_nobody() {
+        let (mut client, mut peer) = pair().await;
+        let (body, next) = (vec![b'x'; DRAIN_BYTES_MAX as usize], b"next");
+        client.begin(Framing::Length(DRAIN_BYTES_MAX), true);
+        peer.write_all(&body[9..]).await.expect("sent");
+        assert!(!client.drain(Duration::from_millis(100)).await);
+        assert_eq!((client.body_ended(), client.input.capacity()), (false, 0));
+        peer.write_all(&[&body[..9], next].concat()).await.expect("sent");
+        assert!(client.drain(Duration::from_secs(10)).await);
+        assert_eq!(client.input(), next);
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ async fn start() -> (Axon, Gateway) {
         .file("keys.yaml", &lines.collect::<String>())
         .block("auth", "{ keys: keys.yaml, region: [us-east-1, eu-west-1], presigned: { max_expires: 15m } }")
         .block("limits", "{ per_ip: disabled, global: disabled, governance: disabled }")
-        .listen("header_bytes: 64KiB");
+        .listen("header_bytes: 64KiB, body_timeout: 2s");
     (axon, setup.start().await)
 }
 
@@ -98,7 +98,7 @@ async fn what_the_head_gives_away_is_refused_without_its_body() {
     };
     let rows: Vec<_> = attacks().into_iter().filter(by_head).collect();
     assert!(rows.len() > 200, "{} rows are refused by their heads", rows.len());
-    // Together, because the gateway gives each a moment to send its body before the connection is given up.
+    // Together, because the gateway gives each `body_timeout` to send its body before the connection is given up.
     let refused = rows.iter().map(|Attack { name, request, fate, .. }| {
         let addr = gateway.addr();
         async move {

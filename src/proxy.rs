@@ -351,27 +351,26 @@ impl Reply<'_> {
         if ending == Ending::Closed {
             client.close();
         }
-        let head = head.end(self.second.of(now), client.decide_keep());
-        if exchange.is_whole() {
-            // The connection goes back first, so that it is there when the client asks again.
-            note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-            let sent = client.send_begin(head, &begun, ending, patience).await && client.send_end(patience).await;
-            return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
-        }
-        let mut left = !client.send_begin(head, &begun, ending, patience).await;
-        while !left {
+        let mut head = head.end(self.second.of(now), client.decide_keep());
+        let mut parts = begun;
+        loop {
+            if exchange.is_whole() {
+                // The connection goes back first, so that it is there when the client asks again.
+                note.calls.push(exchange.finish(Outcome::Success, "passed through"));
+                let sent = client.send_parts(head, &parts, ending, patience).await && client.send_end(patience).await;
+                return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
+            }
+            if !client.send_parts(std::mem::take(&mut head), &parts, ending, patience).await {
+                break;
+            }
+            parts.clear();
             let next = tokio::select! {
                 biased;
                 next = exchange.next() => next,
                 () = client.gone() => break,
             };
             match next {
-                Ok(Some(bytes)) => left = !client.send_part(bytes, patience).await,
-                Ok(None) => {
-                    note.calls.push(exchange.finish(Outcome::Success, "passed through"));
-                    let sent = client.send_end(patience).await;
-                    return if sent { Ended::Sent(status) } else { Ended::ClientLeft };
-                }
+                Ok(next) => parts.extend(next),
                 Err(broken) => {
                     // The head is out, so the only honest end is one that the client can see is none.
                     note.calls.push(exchange.finish(broken.outcome, broken.why));

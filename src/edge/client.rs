@@ -281,12 +281,12 @@ impl Client {
     /// Sends a whole answer: a finished head, and its body. A client that takes nothing for `patience` has left.
     /// Whether it took everything.
     pub async fn send(&mut self, head: Vec<u8>, body: Bytes, patience: Duration) -> bool {
-        self.send_begin(head, std::slice::from_ref(&body), Ending::Counted, patience).await
+        self.send_parts(head, std::slice::from_ref(&body), Ending::Counted, patience).await
             && self.send_end(patience).await
     }
 
-    /// Sends a finished head and the first parts of its body.
-    pub async fn send_begin(&mut self, head: Vec<u8>, parts: &[Bytes], ending: Ending, patience: Duration) -> bool {
+    /// Sends a finished head and the first parts of its body; without a head, the next parts.
+    pub async fn send_parts(&mut self, head: Vec<u8>, parts: &[Bytes], ending: Ending, patience: Duration) -> bool {
         (self.answer, self.ending) = (Progress::Begun, ending);
         // What is written next: the head, small parts behind it, and what frames the parts.
         let mut next = head;
@@ -303,11 +303,6 @@ impl Client {
             frame_end(ending, &mut next);
         }
         next.is_empty() || self.write(&next, &[], patience).await
-    }
-
-    /// Sends the next part of a body.
-    pub async fn send_part(&mut self, part: Bytes, patience: Duration) -> bool {
-        self.send_begin(Vec::new(), &[part], self.ending, patience).await
     }
 
     /// Ends an answer.

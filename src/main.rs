@@ -1,6 +1,6 @@
 //! The `orbit` command.
 
-/// For the 24 allocations of an answered dispatch it needs 3,000 instructions less than glibc's allocator
+/// For the allocations of an answered dispatch it needs 3,000 instructions less than glibc's allocator
 /// (`docs/performance.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -5,7 +5,7 @@
 //!
 //! Before it writes, to Axon or to the client, a request lets the others that are ready come as far
 //! (`yield_now`): their writes then leave one behind the other, and a peer that reads them is woken once
-//! instead of once each. Under load that is a fifth of the CPU per request (`docs/performance.md`).
+//! instead of once each (`docs/performance.md`).
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;

@@ -346,16 +346,11 @@ impl<'a> Bench<'a> {
     /// Derives a signing key, if there is allowance for it. `secret` has its prefix.
     pub fn derive(&mut self, secret: &[u8], day: &[u8], region: &str, service: &str) -> Option<Zeroizing<[u8; 32]>> {
         self.afford(4).then(|| {
-            let parts = [day, region.as_bytes(), service.as_bytes(), b"aws4_request"];
-            let first = Zeroizing::new(secret.to_vec());
-            parts
-                .iter()
-                .fold((first, Zeroizing::new([0; 32])), |(key, _), part| {
-                    let next: Zeroizing<[u8; 32]> =
-                        Zeroizing::new(hmac(&key).chain_update(part).finalize().into_bytes().into());
-                    (Zeroizing::new(next.to_vec()), next)
-                })
-                .1
+            let step = |key: &[u8], part: &[u8]| -> Zeroizing<[u8; 32]> {
+                Zeroizing::new(hmac(key).chain_update(part).finalize().into_bytes().into())
+            };
+            let parts = [region.as_bytes(), service.as_bytes(), b"aws4_request"];
+            parts.into_iter().fold(step(secret, day), |key, part| step(&*key, part))
         })
     }
 
